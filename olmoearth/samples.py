@@ -86,6 +86,31 @@ class Sample:
         gaps = np.zeros(values.shape, bool) if gaps is None else gaps
         return gaps | ~np.isfinite(values) if values.dtype.kind == "f" else gaps
 
+    def crop(self, row: int, col: int, height: int, width: int | None = None) -> Sample:
+        "A window of the 10 m grid; see `crop`."
+        return crop(self, row, col, height, width)
+
+    def select(self, names: Sequence[str]) -> Sample:
+        "Some modalities; see `select`."
+        return select(self, names)
+
+    def at_times(self, index: Sequence[int] | np.ndarray) -> Sample:
+        "Some dates; see `at_times`."
+        return at_times(self, index)
+
+    def lonlat(self) -> tuple[float, float] | None:
+        "Longitude and latitude of the middle, degrees; None: place unknown."
+        return lonlat(self)
+
+    def to_xarray(self) -> xr.Dataset:
+        "The sample as a Dataset; see `to_xarray`."
+        return to_xarray(self)
+
+    @staticmethod
+    def from_xarray(ds: xr.Dataset) -> Sample:
+        "The sample inside a Dataset; see `from_xarray`."
+        return from_xarray(ds)
+
     def __repr__(self) -> str:
         dates = f"{self.times[0]} .. {self.times[-1]} ({self.n_times} dates)" if self.n_times > 1 else str(self.times[0]) if self.n_times else "no dates"
         lines = [f"Sample {self.name or '(unnamed)'}: {self.height} x {self.width} px, {dates}, {self.crs or 'no georeference'}"]
