@@ -17,11 +17,12 @@ from .modalities import Modality, bandsets, modality
 from .samples import Batch, InputError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    import numpy as np
 
 # %% auto #0
 __all__ = ['IMAGE_PATCH', 'BAND_MEAN', 'Role', 'Slice', 'Index', 'Layout', 'patch_side', 'Tokens', 'channels', 'token_missing',
-           'resize_matrix', 'resize', 'PatchProjection', 'PatchEmbedding', 'require_modalities']
+           'resize_matrix', 'resize', 'PatchProjection', 'PatchEmbedding', 'require_modalities', 'sincos',
+           'month_table', 'position_table', 'Encodings', 'token_panels']
 
 # %% ../nbs/06_tokens.ipynb #7c1319ab
 class Role(IntEnum):
@@ -338,3 +339,86 @@ def require_modalities(
     if absent := [k for k in layout.names if k not in known]:
         raise InputError(f"{', '.join(absent)}: this model has no weights for it; build it with Config.of(..., modalities=(..., {absent[0]!r}))")
     if layout.preset != preset: raise InputError(f"the layout uses tokenisation {layout.preset!r}, the model {preset!r}; use Layout.from_batch(batch, {preset!r})")
+
+# %% ../nbs/06_tokens.ipynb #d17337df
+def sincos(
+    position: Tensor,  # (N,) any numbers
+    dim: int,          # even
+) -> Tensor:           # (N, dim): dim / 2 sines, then as many cosines
+    "Encode numbers by waves of falling frequency. The frequencies are the released ones, `10000 ** -(i / dim / 2)`, i below dim / 2: 1 down to 0.1."
+    omega = 10000.0 ** -(torch.arange(dim // 2, device=position.device) / dim / 2)
+    angle = position.float()[:, None] * omega                                                                   # (N, dim / 2)
+    return torch.cat([angle.sin(), angle.cos()], 1)
+
+# %% ../nbs/06_tokens.ipynb #63229a39
+def month_table(
+    dim: int,    # even
+) -> Tensor:     # (12, dim)
+    "One circle per year: sine and cosine of the month, repeated. December is next to January."
+    angle = torch.arange(12)[:, None] * (2 * torch.pi / 12)
+    return torch.cat([angle.sin().expand(12, dim // 2), angle.cos().expand(12, dim // 2)], 1)
+
+# %% ../nbs/06_tokens.ipynb #b9a8ca58
+@lru_cache(maxsize=64)
+def position_table(
+    layout: Layout,        # the tokens
+    patch_size: int,       # pixels of the 10 m grid along one patch
+    dim: int,              # width of one quarter, a multiple of 4
+    device: torch.device,  # where the tensors shall be
+) -> tuple[Tensor, Tensor]:   # (N, dim) date and (N, dim) place encodings
+    "The quarters that depend on the layout alone; computed once for each layout and patch size."
+    index = layout.index(device)
+    pixels = torch.tensor([patch_size if s.on_grid else IMAGE_PATCH for s in layout.slices], device=device)[index.slice_id]     # (N,) px per patch
+    has_place = torch.tensor([modality(s.modality).kind not in ("time", "point") for s in layout.slices], device=device)[index.slice_id]
+    time = sincos(index.time, dim) * (index.time >= 0)[:, None]
+    place = torch.cat([sincos(index.col * pixels, dim // 2), sincos(index.row * pixels, dim // 2)], 1)          # the column comes first, as released
+    return time, place * has_place[:, None]
+
+# %% ../nbs/06_tokens.ipynb #5e8b793c
+class Encodings(nn.Module):
+    "Bandset, date, month and place of each token, a quarter of the vector each."
+    def __init__(
+        self, modalities: Sequence[str],  # the modalities that can be encoded
+        dim: int,                         # D, a multiple of 16
+        preset: str = "v1",               # tokenisation preset
+    ) -> None:
+        super().__init__()
+        if dim % 16: raise InputError(f"dim = {dim} cannot hold four sine-cosine quarters; use a multiple of 16")
+        self.dim, self.preset = dim, preset
+        self.bandset = nn.ParameterDict({name: nn.Parameter(torch.zeros(len(bandsets(name, preset)), dim // 4)) for name in modalities})
+        self.register_buffer("month", month_table(dim // 4), persistent=False)
+
+    def forward(
+        self, layout: Layout,  # the tokens
+        batch: Batch,          # its months and patch size
+    ) -> Tensor:               # (B, N, D)
+        "Raises InputError for a modality without weights."
+        require_modalities(layout, tuple(self.bandset), self.preset)
+        index = layout.index(batch.month.device)
+        time, place = position_table(layout, batch.patch_size, self.dim // 4, batch.month.device)               # (N, D/4) each
+        bandset = torch.cat([self.bandset[k] for k in layout.names])[index.slice_id]                            # (N, D/4)
+        if layout.n_times > batch.n_times: raise InputError(f"the layout has {layout.n_times} dates, the batch months for {batch.n_times}")
+        month = F.embedding(batch.month, self.month)[:, index.time.clamp(min=0)] * (index.time >= 0)[:, None]   # (B, N, D/4)  # type: ignore
+        expand = lambda v: v.expand(len(batch), *v.shape)
+        return torch.cat([expand(bandset), expand(time), month, expand(place)], 2)
+
+# %% ../nbs/06_tokens.ipynb #4e6a86b5
+def token_panels(
+    values: Tensor,   # (N, 3) colours, 0..1
+    layout: Layout,   # N tokens
+    gap: int = 1,     # white squares between panels
+    scale: int = 3,   # canvas pixels along one token
+) -> tuple[np.ndarray, list[tuple[str, float]]]:   # canvas (rows, columns, 3), and (label, y) of each strip
+    "Lay out one square per token, white in between."
+    width = max(s.t * (s.w + gap) - gap for s in layout.slices)
+    strips, ticks, y = [], [], 0
+    for s in layout.slices:
+        strip = torch.ones(s.h + gap, width, 3)
+        panels = F.pad(values[s.start:s.stop].reshape(s.h, s.w, s.t, 3).permute(0, 2, 1, 3), (0, 0, 0, gap), value=1.0)   # (h, t, w + gap, 3)
+        panels = panels.reshape(s.h, -1, 3)[:, :width]
+        strip[:s.h, :panels.shape[1]] = panels
+        strips.append(strip)
+        title = modality(s.modality).title
+        ticks.append((f"{title} {s.bandset + 1}" if len(bandsets(s.modality, layout.preset)) > 1 else title, scale * (y + s.h / 2) - 0.5))
+        y += s.h + gap
+    return torch.cat(strips)[:y - gap].repeat_interleave(scale, 0).repeat_interleave(scale, 1).numpy(), ticks
