@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from .checks import InputWarning, check_sample
-from .modalities import SENSORS, bandsets, modality
+from .modalities import MAPS, SENSORS, bandsets, modality
 from .samples import Batch, InputError, Sample, at_times, crop, day_index, month_index, select
 from .settings import get_settings, rng
 
@@ -252,7 +252,7 @@ class Loader:
         budget: int = 2250,                            # most tokens of one sample
         workers: int | None = None,                    # processes that make batches; 0: this one; None: as in the settings
         preset: str = "v1",                            # tokenisation, for the budget and absent bands
-        modalities: Sequence[str] | None = None,       # to read; None: all that a sample has
+        modalities: Sequence[str] | None = SENSORS + MAPS,   # to read, those of the released recipe; None: all that a sample has
         shuffle: bool = True,                          # a new order in each epoch
         drop_last: bool = True,                        # leave out the last batch of an epoch when it is not full
         check: str | None = None,                      # the input check; None: as in the settings
@@ -278,7 +278,7 @@ class Loader:
         "Side in pixels and modalities, from the first sample that can be read."
         first = next((s for i in range(len(self.dataset)) if (s := self.dataset[i]) is not None), None)
         if first is None: raise InputError("no sample of the dataset can be read")
-        return min(first.shape), self.modalities or first.modalities
+        return min(first.shape), tuple(k for k in self.modalities or first.modalities if k in first.arrays)
 
     def choices(
         self, patch_size: int,  # pixels along a patch

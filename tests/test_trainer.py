@@ -1,0 +1,173 @@
+"Trainer: determinism, resume after a crash, atomic files, time limit, own strategy and loss."
+import math
+
+import pytest
+import torch
+from test_loading import Loader, Places
+
+from olmoearth.losses import Loss, patch_discrimination
+from olmoearth.masking import random_mask
+from olmoearth.model import Config, OlmoEarth
+from olmoearth.samples import InputError
+from olmoearth.tokens import Role
+from olmoearth.trainer import Callback, Checkpoint, NonFiniteLoss, Progress, TimeLimit, TrainConfig, Trainer, lr_at, parameter_groups
+
+SMALL = Config.of("nano", dim=32, depth=1, decoder_depth=1, heads=2)
+
+
+class Kept:
+    "A few places, made once."
+    def __init__(self): self.d = [Places(6)[i] for i in range(6)]
+    def __len__(self): return len(self.d)
+    def __getitem__(self, i): return self.d[i]
+
+
+DATA = Kept()
+
+
+def make(callbacks=(), workers=0, **config) -> Trainer:
+    loader = Loader(DATA, 2, seed=0, patch_sizes=(4, 8), sides=(1, 2), budget=200, workers=workers)
+    return Trainer(OlmoEarth(SMALL, seed=1), loader, TrainConfig(**({"steps": 7, "device": "cpu", "dtype": "float32"} | config)), callbacks)
+
+
+class Crash(Callback):
+    def __init__(self, at): self.at = at
+    def on_step(self, trainer):
+        if trainer.step == self.at: raise KeyboardInterrupt
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.model.state_dict().values(), b.model.state_dict().values(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    t = make()
+    t.fit()
+    return t
+
+
+def test_two_runs_are_equal_to_the_bit(whole):
+    again = make(); again.fit()
+    assert same(whole, again) and whole.history.column("loss") == again.history.column("loss")
+
+
+def test_workers_change_nothing(whole):
+    again = make(workers=2); again.fit()
+    assert same(whole, again)
+
+
+def test_global_generator_is_not_touched():
+    before = torch.get_rng_state()
+    t = make(steps=2)
+    torch.manual_seed(123); t.fit(); a = {k: v.clone() for k, v in t.model.state_dict().items()}
+    t = make(steps=2)
+    torch.manual_seed(321); state = torch.get_rng_state(); t.fit()
+    assert torch.equal(state, torch.get_rng_state()) and all(torch.equal(v, t.model.state_dict()[k]) for k, v in a.items())
+    torch.set_rng_state(before)
+
+
+def test_another_seed_is_another_run(whole):
+    other = make(seed=1); other.fit()
+    assert not same(whole, other)
+
+
+@pytest.mark.parametrize("every,crash", [(1, 1), (2, 5), (3, 4)])
+def test_resume_after_a_crash_equals_the_whole(whole, tmp_path, every, crash):
+    path = tmp_path / "deep" / "last.pt"
+    with pytest.raises(KeyboardInterrupt): make([Checkpoint(path, every), Crash(crash)]).fit()
+    t = make([Checkpoint(path, every)])
+    assert t.resume(path) and t.step == crash // every * every
+    t.fit()
+    assert same(whole, t) and t.target.digest() == whole.target.digest()
+    drop = lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
+    assert drop(t.history.rows) == drop(whole.history.rows)
+    assert [p.name for p in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_a_finished_run_does_nothing_more(tmp_path):
+    make([Checkpoint(tmp_path / "c.pt")], steps=2).fit()
+    t = make(steps=2)
+    t.resume(tmp_path / "c.pt"); t.fit()
+    assert t.step == 2 and len(t.history) == 2
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "c.pt"
+    t = make(steps=2); t.fit(); t.save(path)
+    before = path.read_bytes()
+    def half(state, f): f.write(b"half"); raise OSError("disk full")
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError): t.save(path)
+    assert path.read_bytes() == before
+
+
+def test_resume_refuses_another_run(tmp_path):
+    make([Checkpoint(tmp_path / "c.pt")], steps=2).fit()
+    with pytest.raises(InputError, match="tau: 0.1 then, 0.2 now"): make(steps=2, tau=.2).resume(tmp_path / "c.pt")
+    other = Trainer(OlmoEarth(SMALL), Loader(DATA, 3, seed=0, sides=(1,)), TrainConfig(steps=2, device="cpu", dtype="float32"))
+    with pytest.raises(InputError, match="batch_size: 2 then, 3 now"): other.resume(tmp_path / "c.pt")
+    assert not make().resume(tmp_path / "none.pt")
+
+
+def test_target_never_moves(whole):
+    fresh = make()
+    assert fresh.target.digest() == whole.target.digest()
+    assert not list(whole.target.parameters())
+    start = dict(fresh.model.named_parameters())
+    assert all(not torch.equal(p, start[n]) for n, p in whole.model.named_parameters() if "patch_embedding" in n and ("sentinel1" in n or "srtm" not in n) and p.grad is not None)
+
+
+def test_non_finite_loss_names_step_and_batch():
+    t = make()
+    def bad(out, target, roles, layout, config):
+        loss = patch_discrimination(out.prediction, target, roles.flatten(0, 1), layout)
+        return Loss(loss.total * (math.nan if t.step == 3 else 1), loss.terms)
+    t.loss = bad
+    with pytest.raises(NonFiniteLoss, match=r"step 3: the loss is nan .*loader.batch\(3\)"): t.fit()
+    assert t.step == 3 and all(torch.isfinite(p).all() for p in t.model.parameters())
+
+
+def test_time_limit_and_progress(capsys):
+    t = make([TimeLimit(0), Progress(text=True)]); t.fit()
+    assert t.step == 1 and t.stopped.startswith("the time limit")
+    assert "of chance" in capsys.readouterr().err
+
+
+def test_schedule():
+    c = TrainConfig(steps=1000, lr=2., warmup=.1, final_lr=.25)
+    rates = [lr_at(s, c) for s in range(1000)]
+    assert rates[99] == max(rates) == 2. and rates[0] == .02 and abs(rates[-1] - .5) < 1e-4
+    assert all(a <= b for a, b in zip(rates[:99], rates[1:100])) and all(a >= b for a, b in zip(rates[99:], rates[100:]))
+    assert lr_at(0, TrainConfig(steps=1)) == 1e-3
+
+
+def test_decay_spares_norms_biases_and_tables():
+    model = OlmoEarth(SMALL)
+    yes, no = parameter_groups(model, .1)
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert len(yes["params"]) + len(no["params"]) == len(names)
+    assert all(names[id(p)].endswith("weight") and p.ndim >= 2 for p in yes["params"])
+    assert all(p.ndim == 1 or "encodings" in names[id(p)] for p in no["params"])
+    with pytest.raises(InputError, match="'matrices' or 'all'"): parameter_groups(model, .1, "some")
+
+
+def test_own_strategy_and_views():
+    seen = []
+    def mine(layout, missing, generator):
+        seen.append(layout)
+        return random_mask(layout, missing, generator, encode_ratio=.3, decode_ratio=.6)
+    def only_radar(out, target, roles, layout, config):
+        return patch_discrimination(out.prediction, target, roles.flatten(0, 1), layout, weights={k: float(k == "sentinel1") for k in layout.names})
+    loader = Loader(DATA, 2, seed=0, patch_sizes=(8,), sides=(2,), budget=200)
+    t = Trainer(OlmoEarth(SMALL), loader, TrainConfig(steps=2, views=3, device="cpu"), masking=mine, loss=only_radar)
+    t.fit()
+    assert len(seen) == 6 and math.isclose(t.history.rows[0]["loss"], t.history.rows[0]["loss/sentinel1"], rel_tol=1e-5)
+
+
+def test_history_holds_every_part(whole):
+    row = whole.history.rows[0]
+    assert {"loss", "share", "gradient", "lr", "seconds", "loss/sentinel1", "share/sentinel1", "loss/instance", "patch_size", "times"} <= set(row)
+    parts = sum(v for k, v in row.items() if k.startswith("loss/") and k != "loss/instance")
+    assert math.isclose(row["loss"], parts + .1 * row["loss/instance"], rel_tol=1e-5)
+    assert Role.DECODE == 2
