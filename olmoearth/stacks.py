@@ -181,7 +181,8 @@ def burn_osm(
         else: by_layer.setdefault(layer, []).append(transform_geom(features_crs, crs, f["geometry"]))
     if strays: warnings.warn(f"openstreetmap_raster: {strays} of {len(features['features'])} features belong to none of the 30 layers", stacklevel=2)
     out = np.zeros((height, width, 1, len(OSM_LAYERS)), np.float32)
-    cells = Affine(*transform) * Affine.scale(1 / fine)
+    a, b, c, d, e, g = tuple(transform)[:6]
+    cells = Affine(a / fine, b / fine, c, d / fine, e / fine, g)
     for layer, shapes in by_layer.items():
         drawn = np.asarray(rasterize(shapes, (height * fine, width * fine), transform=cells, dtype="uint8"))     # (H fine, W fine), 0 or 1
         small = drawn.reshape(height, fine, width, fine).mean((1, 3)) if how == "share" else drawn[::fine, ::fine]
