@@ -429,6 +429,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'olmoearth.tokens.resize': ('tokens.html#resize', 'olmoearth/tokens.py'),
                                   'olmoearth.tokens.resize_matrix': ('tokens.html#resize_matrix', 'olmoearth/tokens.py'),
                                   'olmoearth.tokens.sincos': ('tokens.html#sincos', 'olmoearth/tokens.py'),
+                                  'olmoearth.tokens.slice_title': ('tokens.html#slice_title', 'olmoearth/tokens.py'),
                                   'olmoearth.tokens.token_missing': ('tokens.html#token_missing', 'olmoearth/tokens.py'),
                                   'olmoearth.tokens.token_panels': ('tokens.html#token_panels', 'olmoearth/tokens.py')},
             'olmoearth.trainer': { 'olmoearth.trainer.Callback': ('trainer.html#callback', 'olmoearth/trainer.py'),

@@ -30,10 +30,10 @@ MASKS = "missing_timesteps_masks"
 def hold_missing(
     values: np.ndarray,          # any
     gaps: np.ndarray | None,     # bool, the same shape; None: none
-) -> np.ndarray:                 # in the same type where it can hold -99999, else int32 or int64
+) -> np.ndarray:                 # in the same type where it can hold -99999, else int32, int64 or float32
     "Write -99999 into the gaps, in a type that can hold it."
     if gaps is None or not gaps.any(): return values
-    wide = values
+    wide = values.astype(np.float32) if values.dtype == np.float16 else values
     if values.dtype.kind in "iub" and (values.dtype.kind != "i" or values.dtype.itemsize < 4):
         wide = values.astype(np.int64 if values.dtype.itemsize >= 4 else np.int32)
     return np.where(gaps, np.array(MISSING, wide.dtype), wide)
@@ -66,19 +66,19 @@ def write_h5(
     t = sample.times
     month = t.astype("datetime64[M]")
     numbers = np.stack([(t - month).astype(int) + 1, month.astype(int) % 12, t.astype("datetime64[Y]").astype(int) + 1970], 1)   # (T, 3)
-    facts = {"name": sample.name, "crs": sample.crs, "transform": sample.transform, "attrs": sample.attrs, "order": list(sample.arrays),
+    facts = {"name": sample.name, "crs": sample.crs, "transform": sample.transform, "attrs": sample.attrs, "dtypes": {k: str(v.dtype) for k, v in sample.arrays.items()},
              "labels": {k: {"classes": v.classes, "ignore": list(v.ignore)} for k, v in sample.labels.items()}}
     h5py, zstd = require("h5py", "data"), require("hdf5plugin", "data").Zstd(clevel=level)
-    with h5py.File(path, "w") as f:
+    with h5py.File(path, "w", libver="v110") as f:                                       # metadata with checksums
         put = lambda where, name, v: where.create_dataset(name, data=v, compression=zstd, chunks=v.shape, fletcher32=True)   # one chunk
         put(f, "latlon", np.array(latlon, np.float32))
         put(f, "timestamps", numbers.astype(np.int32))
         masks = f.create_group(MASKS)
         for k, (v, there) in stored.items():
-            put(f, k, v).attrs["dtype"] = str(sample.arrays[k].dtype)
-            if there is not None: masks[k] = there
+            put(f, k, v)
+            if there is not None: masks.create_dataset(k, data=there, chunks=there.shape, fletcher32=True)
         for k, v in sample.labels.items(): put(f.require_group("labels"), k, v.values)
-        f.attrs["olmoearth"] = json.dumps(facts)
+        put(f, "olmoearth", np.frombuffer(json.dumps(facts).encode(), np.uint8))
     return dict.fromkeys(stored, 1)
 
 # %% ../nbs/04c_official.ipynb #adfd6fb8
@@ -99,6 +99,7 @@ def _times(f: Any) -> np.ndarray:
 # %% ../nbs/04c_official.ipynb #e3f5e9fb
 def _spread(name: str, v: np.ndarray, there: np.ndarray | None, n: int) -> tuple[np.ndarray, np.ndarray]:
     "Values with every date in its place and gaps as 0, and what is missing."
+    if not isinstance(v, np.ndarray) or v.dtype.kind not in "biuf": raise CorruptFile(f"{name}: not an array of numbers")
     m, shape = modality(name), v.shape
     if m.kind == "space" and v.ndim == 3: v = v[:, :, None]                             # older files: (H, W, C)
     if v.ndim != {"space-time": 4, "space": 4, "time": 2, "image": 4, "point": 1}[m.kind]: raise CorruptFile(f"{name}: {v.ndim} dimensions {shape}")
@@ -122,7 +123,7 @@ def _spread(name: str, v: np.ndarray, there: np.ndarray | None, n: int) -> tuple
 # %% ../nbs/04c_official.ipynb #7641ac2c
 def _modalities_in(f: Any, wanted: Sequence[str] | None) -> list[str]:
     "Names to read from an open file, registry order."
-    extra = {"timestamps", MASKS, "labels"}
+    extra = {"timestamps", MASKS, "labels", "olmoearth"}
     here = [k for k in f if k not in extra]
     if wanted is not None: return [k for k in wanted if k in here]
     if unknown := [k for k in here if k not in registry()]:
@@ -135,13 +136,14 @@ def _read_open(f: Any, wanted: Sequence[str] | None, expected: Sequence[str]) ->
     times, names = _times(f), _modalities_in(f, wanted)
     masks = {k: v[()].astype(bool) for k, v in f[MASKS].items()} if MASKS in f else {}
     if lost := [k for k in expected if k not in f]: raise CorruptFile(f"sample_metadata.csv promises {', '.join(lost)}, which the file lacks")
-    facts = json.loads(f.attrs["olmoearth"]) if "olmoearth" in f.attrs else {}
+    facts = json.loads(f["olmoearth"][()].tobytes()) if "olmoearth" in f else {}
+    dtypes = facts.get("dtypes", {})                                                     # in the order of the sample
     arrays, missing, size = {}, {}, {}
-    for k in sorted(names, key=lambda k: facts.get("order", names).index(k) if k in facts.get("order", names) else 99):
+    for k in [*(k for k in dtypes if k in names), *(k for k in names if k not in dtypes)]:
         v, gaps = _spread(k, f[k][()], masks.get(k), len(times))
         m = modality(k)
         if m.on_grid: size[k] = (v.shape[0] / m.factor, v.shape[1] / m.factor)
-        arrays[k] = v.astype(f[k].attrs.get("dtype", v.dtype), copy=False)
+        arrays[k] = v.astype(dtypes.get(k, v.dtype), copy=False)
         if gaps.any(): missing[k] = gaps
     if not arrays: raise CorruptFile(f"none of {', '.join(wanted or registry())} is in the file")
     if len(set(size.values())) > 1: raise CorruptFile(f"grids differ: {', '.join(f'{k} {h:g} x {w:g}' for k, (h, w) in size.items())}")
