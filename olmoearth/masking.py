@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['ROLE_COLOURS', 'Strategy', 'strategy', 'strategies', 'get_strategy', 'split_ranks', 'finish', 'random_mask',
-           'at_least_one', 'count_roles', 'role_table', 'show_roles', 'space_mask', 'time_mask', 'choose',
-           'draw_bandsets', 'cross_modality']
+__all__ = ['ROLE_COLOURS', 'ROLE_TITLES', 'Strategy', 'strategy', 'strategies', 'get_strategy', 'split_ranks', 'finish',
+           'random_mask', 'at_least_one', 'count_roles', 'role_table', 'show_roles', 'space_mask', 'time_mask',
+           'choose', 'draw_bandsets', 'cross_modality']
 
 # %% ../nbs/07_masking.ipynb #6d1af459
 class Strategy(Protocol):
@@ -170,7 +170,8 @@ def role_table(
     return "\n".join(lines + [f"{r['modality']:22}" + "".join(f"{r[h]:9.1f}" for h in head[1:]) for r in rows])
 
 # %% ../nbs/07_masking.ipynb #4298208c
-ROLE_COLOURS = {Role.ENCODE: "#2a6f97", Role.TARGET: "#d9d9d9", Role.DECODE: "#f4a259", Role.MISSING: "#ffffff"}
+ROLE_COLOURS = {Role.ENCODE: "#2a6f97", Role.TARGET: "#cfcfcf", Role.DECODE: "#f4a259", Role.MISSING: "#f5efe0"}
+ROLE_TITLES = {Role.ENCODE: "encode", Role.DECODE: "decode", Role.TARGET: "unused", Role.MISSING: "missing"}
 
 # %% ../nbs/07_masking.ipynb #bb7ca415
 def show_roles(
@@ -186,16 +187,18 @@ def show_roles(
     from matplotlib.patches import Patch
     colour = torch.tensor([to_rgb(ROLE_COLOURS[r]) for r in Role])                                # (4, 3)
     canvas, ticks = token_panels(colour[role.long().cpu()], layout)
-    if ax is None: ax = plt.subplots(figsize=(canvas.shape[1] / 9, canvas.shape[0] / 9))[1]
+    if ax is None: ax = plt.subplots(figsize=(canvas.shape[1] / 48 + 1.2, canvas.shape[0] / 48 + 0.5))[1]
     ax.imshow(canvas, interpolation="nearest")
     for side in ax.spines.values(): side.set_visible(False)
-    ax.set_xticks([])
+    scale, w = canvas.shape[1] / max(s.t * (s.w + 1) - 1 for s in layout.slices), layout.grid[1]
+    dates = range(layout.n_times if w else 0)
+    ax.set_xticks([scale * (t * (w + 1) + w / 2) - 0.5 for t in dates], [f"date {t + 1}" for t in dates], fontsize=6, color="#777777")
     ax.set_yticks([y for _, y in ticks], [label for label, _ in ticks], fontsize=7)
-    ax.tick_params(length=0)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, pad=1)
     ax.set_title(title, fontsize=9, loc="left")
-    names = {Role.ENCODE: "encode", Role.DECODE: "decode", Role.TARGET: "unused", Role.MISSING: "missing"}
-    handles = [Patch(facecolor=ROLE_COLOURS[r], edgecolor="#999999", linewidth=0.5, label=n) for r, n in names.items()]
-    if legend: ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), ncols=4, frameon=False, fontsize=7, handlelength=1)
+    handles = [Patch(facecolor=ROLE_COLOURS[r], edgecolor="#999999", linewidth=0.5, label=n) for r, n in ROLE_TITLES.items()]
+    if legend: ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), ncols=4, frameon=False, fontsize=6, handlelength=1, columnspacing=1)
     return ax
 
 # %% ../nbs/07_masking.ipynb #805c97ce

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['IMAGE_PATCH', 'BAND_MEAN', 'Role', 'Slice', 'Index', 'Layout', 'patch_side', 'Tokens', 'channels', 'token_missing',
            'resize_matrix', 'resize', 'PatchProjection', 'PatchEmbedding', 'require_modalities', 'sincos',
-           'month_table', 'position_table', 'Encodings', 'token_panels']
+           'month_table', 'position_table', 'Encodings', 'slice_title', 'token_panels']
 
 # %% ../nbs/06_tokens.ipynb #7c1319ab
 class Role(IntEnum):
@@ -295,6 +295,7 @@ class PatchProjection(nn.Module):
         super().__init__()
         self.side = side
         self.proj = nn.Linear(side * side * bands, dim)   # inputs in (row, column, band) order
+        self.proj.wide_init = side > 1                    # pixels start as a convolution does, see `init_weights`
 
     def forward(
         self, x: Tensor,  # (B, H, W, T, C) without gaps
@@ -403,11 +404,20 @@ class Encodings(nn.Module):
         return torch.cat([expand(bandset), expand(time), month, expand(place)], 2)
 
 # %% ../nbs/06_tokens.ipynb #4e6a86b5
+def slice_title(
+    s: Slice,             # tokens of one bandset
+    preset: str = "v1",   # tokenisation preset
+) -> str:
+    "What a person calls a bandset: the sensor and, where it has several, the resolution of the bands."
+    sets = bandsets(s.modality, preset)
+    return modality(s.modality).title + (f" {sets[s.bandset].gsd:g} m" if len(sets) > 1 else "")
+
+# %% ../nbs/06_tokens.ipynb #d0f2c247
 def token_panels(
     values: Tensor,   # (N, 3) colours, 0..1
     layout: Layout,   # N tokens
     gap: int = 1,     # white squares between panels
-    scale: int = 3,   # canvas pixels along one token
+    scale: int = 8,   # canvas pixels along one token; from 4 on, fine lines part the tokens
 ) -> tuple[np.ndarray, list[tuple[str, float]]]:   # canvas (rows, columns, 3), and (label, y) of each strip
     "Lay out one square per token, white in between."
     width = max(s.t * (s.w + gap) - gap for s in layout.slices)
@@ -418,7 +428,9 @@ def token_panels(
         panels = panels.reshape(s.h, -1, 3)[:, :width]
         strip[:s.h, :panels.shape[1]] = panels
         strips.append(strip)
-        title = modality(s.modality).title
-        ticks.append((f"{title} {s.bandset + 1}" if len(bandsets(s.modality, layout.preset)) > 1 else title, scale * (y + s.h / 2) - 0.5))
+        ticks.append((slice_title(s, layout.preset), scale * (y + s.h / 2) - 0.5))
         y += s.h + gap
-    return torch.cat(strips)[:y - gap].repeat_interleave(scale, 0).repeat_interleave(scale, 1).numpy(), ticks
+    canvas = torch.cat(strips)[:y - gap].repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    if scale >= 4:
+        for line in (canvas[scale - 1::scale], canvas[:, scale - 1::scale]): line += 0.5 * (1 - line)
+    return canvas.numpy(), ticks
