@@ -57,29 +57,34 @@ def _guess_bands(ds: xr.Dataset) -> dict[str, Any]:
     return found
 
 # %% ../nbs/04f_datasets.ipynb #48cabd3e
-def _variable(ds: xr.Dataset, name: str, spec: Any) -> tuple[xr.DataArray, list[str]]:
-    "One array with a last dimension 'band', and the names along it."
+def _fill(da: xr.DataArray) -> float:
+    "The number that means no data in a variable; NaN: none is named."
+    fill = da.encoding.get("_FillValue", da.attrs.get("_FillValue", da.attrs.get("nodata")))
+    return float("nan") if fill is None else float(fill)
+
+# %% ../nbs/04f_datasets.ipynb #41420a31
+def _variable(ds: xr.Dataset, name: str, spec: Any) -> tuple[xr.DataArray, list[str], list[float]]:
+    "One array with a dimension 'band', the names along it, and what means no data in each."
     import xarray as xr
     if isinstance(spec, str):
         if spec not in ds: raise InputError(f"{name}: no variable {spec!r}; there are {', '.join(map(str, ds.data_vars))}")
         da, m = ds[spec], modality(name)
         d = _dim(da, (*_B, f"band_{name}")) or (None if m.n_bands > 1 else "")
         if d is None: raise InputError(f"{name}: {spec!r} has dimensions {da.dims}, none of them named band; rename it: ds.rename({da.dims[0]}='band')")
-        if not d: return da.expand_dims("band", -1), list(m.bands)
+        if not d: return da.expand_dims("band", -1), list(m.bands), [_fill(da)]
         names = [str(v) for v in da[d].values] if d in da.coords else list(m.bands) if da.sizes[d] == m.n_bands else []
         if not names: raise InputError(f"{name}: the dimension {d!r} of {spec!r} names no bands; add them: ds.assign_coords({d}=['B02', ...])")
-        return da.rename({d: "band"}) if d != "band" else da, names
+        return da.rename({d: "band"}) if d != "band" else da, names, [_fill(da)] * len(names)
     pairs = dict(spec) if isinstance(spec, Mapping) else {v: v for v in spec}
     if absent := [v for v in pairs.values() if v not in ds]: raise InputError(f"{name}: no variable {', '.join(absent)}; there are {', '.join(map(str, ds.data_vars))}")
     layers: list[xr.DataArray] = [ds[v] for v in pairs.values()]
-    return xr.concat(layers, "band", coords="minimal", compat="override", join="exact"), list(pairs)
+    return xr.concat(layers, "band", coords="minimal", compat="override", join="exact"), list(pairs), [_fill(v) for v in layers]
 
-# %% ../nbs/04f_datasets.ipynb #41420a31
-def _from_variable(da: xr.DataArray, name: str, bands: list[str], date: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+# %% ../nbs/04f_datasets.ipynb #3b6a93a1
+def _from_variable(da: xr.DataArray, name: str, bands: list[str], fills: list[float], date: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
     "Dates (n,), values and gaps (H, W, n, C) or (n, C) of one modality, and whether its rows ran northward."
     m, x, y, t = modality(name), _dim(da, _X), _dim(da, _Y), _dim(da, _T)
     if m.on_grid and (x is None or y is None): raise InputError(f"{name}: dimensions {da.dims}, but x and y are needed; rename them: ds.rename(...)")
-    fill = da.encoding.get("_FillValue", da.attrs.get("_FillValue", da.attrs.get("nodata")))
     if m.has_time:
         days = da[t].values if t else np.atleast_1d(da["time"].values) if "time" in da.coords else np.atleast_1d(np.asarray(date, "datetime64[D]")) if date else None
         if days is None: raise InputError(f"{name}: no time dimension and no date; pass date='2021-06-08'")
@@ -91,13 +96,12 @@ def _from_variable(da: xr.DataArray, name: str, bands: list[str], date: Any) -> 
     v = da.transpose(*order).values
     north = bool(m.on_grid and y in da.coords and da.sizes[y] > 1 and float(da[y][1]) > float(da[y][0]))
     if north: v = v[::-1]
-    valid = np.isfinite(v) if v.dtype.kind == "f" else np.ones(v.shape, bool)
-    if fill is not None and np.isfinite(fill): valid = valid & (v != fill)
+    valid = (v != np.array(fills)) & (np.isfinite(v) if v.dtype.kind == "f" else True)   # (..., bands)
     values, gaps, left = order_bands(name, bands, v, valid)
     if left: warnings.warn(f"{name}: left out, not bands of the model: {', '.join(left)}", stacklevel=4)
     return days, values, gaps, north
 
-# %% ../nbs/04f_datasets.ipynb #3b6a93a1
+# %% ../nbs/04f_datasets.ipynb #2ee4210f
 def from_dataset(
     ds: xr.Dataset | xr.DataTree,                # a node per sensor in a DataTree
     bands: Mapping[str, Any] | None = None,      # modality -> variable | list of variables | {band: variable}; None: names that the registry knows
@@ -118,8 +122,8 @@ def from_dataset(
         wanted = bands if bands is not None else _guess_bands(node)
         for name, spec in wanted.items():
             if len(nodes) > 1 and bands is not None and not set([spec] if isinstance(spec, str) else dict(spec).values() if isinstance(spec, Mapping) else spec) & set(node.data_vars): continue
-            da, names = _variable(node, name, spec)
-            days, values, gaps, north = _from_variable(da, name, names, date)
+            da, names, fills = _variable(node, name, spec)
+            days, values, gaps, north = _from_variable(da, name, names, fills, date)
             order = np.argsort(days, kind="stable")
             if (order != np.arange(len(order))).any(): raise InputError(f"{name}: dates are out of order; sort them: ds.sortby('time')")
             parts.setdefault(name, []).append((days, values, gaps))

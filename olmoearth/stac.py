@@ -120,7 +120,7 @@ def _load(items: Sequence[Any], product: Product, geobox: Any, patch_url: Any) -
         nodata = [ds[keys[b]].attrs.get("nodata", product.nodata) for b in bands]
         ok = np.isfinite(v) & (v != np.array(nodata))
         if "quality" in keys:
-            q = ds[keys["quality"]].values[0]
+            q = np.nan_to_num(ds[keys["quality"]].values[0]).astype(np.int64)            # (H, W)
             seen = (q & product.cloud_bits) == 0 if product.cloud_bits else np.isin(q, product.clear)
             ok &= seen[..., None]
         if product.modality == "sentinel2_l2a" and (offset := item_offset(item, keys[bands[0]])): v = np.where(ok, remove_offset(v, offset), 0).astype(v.dtype)
@@ -173,7 +173,8 @@ def search_stac(
         by_month = {s: [i for i in items if np.datetime64(i.datetime.strftime("%Y-%m")) == s] for s in steps}
         made = [_mosaic(by_month[s], product, geobox, s, patch_url) for s in steps]
         gaps = np.stack([g for _, g, _ in made], 2)                                      # (H, W, T, C)
-        arrays[product.modality] = np.stack([v for v, _, _ in made], 2).astype(modality(product.modality).dtype)
+        stacked, dtype = np.stack([v for v, _, _ in made], 2), np.dtype(modality(product.modality).dtype)
+        arrays[product.modality] = (np.rint(stacked) if dtype.kind in "iu" else stacked).astype(dtype)    # reprojection gives fractions
         if gaps.any(): missing[product.modality] = gaps
         report += [line for _, _, line in made]
         if product.modality == "sentinel2_l2a": offsets = [item_offset(i, next(iter(_asset_keys(i, product).values()))) for i in items]
