@@ -165,9 +165,9 @@ def place(
     return f"EPSG:{code}" if code else thing.rio.crs.to_wkt(), tuple(thing.rio.transform())[:6]
 
 # %% ../nbs/20_maps.ipynb #86af69ae
-_NAMED = (("water", "#0064c8"), ("mangrove", "#00cf75"), ("wetland", "#0096a0"), ("flooded", "#0096a0"), ("tree", "#006400"), ("forest", "#006400"), ("shrub", "#ffbb22"),
-          ("grass", "#ffff4c"), ("rangeland", "#e3e2c3"), ("crop", "#f096ff"), ("built", "#fa0000"), ("urban", "#fa0000"), ("bare", "#b4b4b4"),
-          ("snow", "#f0f0f0"), ("cloud", "#616161"), ("moss", "#fae6a0"))
+_NAMED = (("water", "#419bdf"), ("mangrove", "#00a884"), ("wetland", "#7a87c6"), ("flooded", "#7a87c6"), ("tree", "#397d49"), ("forest", "#397d49"), ("shrub", "#dfc35a"),
+          ("grass", "#88b053"), ("rangeland", "#e3e2c3"), ("crop", "#e49635"), ("built", "#c4281b"), ("urban", "#c4281b"), ("bare", "#a59b8f"),
+          ("snow", "#a8ebff"), ("cloud", "#616161"), ("moss", "#f5e8b7"))
 _OTHERS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8866", "#44bb99", "#99ddff", "#bbcc33", "#882255", "#ddcc77",
            "#332288", "#cc6677", "#117733", "#999933", "#88ccee", "#aa4499")
 
@@ -269,8 +269,9 @@ def _draw(axis: Any, panel: Panel, bar: bool) -> None:
     if bar and panel.transform is not None and abs(panel.transform[0]) > .1:     # metres, not degrees
         high, wide = panel.image.shape[:2]
         length, text = _bar(panel.transform, wide)
-        axis.plot([.04 * wide, .04 * wide + length], [.95 * high] * 2, color="white", linewidth=3, solid_capstyle="butt")
-        axis.text(.04 * wide, .93 * high, text, color="white", fontsize=8, va="bottom")
+        rim = [require("matplotlib.patheffects", "maps").withStroke(linewidth=2, foreground="0.15")]   # readable on snow as well
+        axis.plot([.04 * wide, .04 * wide + length], [.95 * high] * 2, color="white", linewidth=3, solid_capstyle="butt", path_effects=rim)
+        axis.text(.04 * wide, .93 * high, text, color="white", fontsize=8, va="bottom", path_effects=rim)
 
 # %% ../nbs/20_maps.ipynb #08833ec1
 def reproject_rgba(
