@@ -118,10 +118,12 @@ def from_dataset(
     if len(nodes) == 1 and "olmoearth_sample" in nodes[0].attrs: return from_xarray(nodes[0])
     parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     grid: tuple[str | None, tuple[float, ...]] | None = None
+    size: tuple[int, ...] = ()
     for node in nodes:
         wanted = bands if bands is not None else _guess_bands(node)
         for name, spec in wanted.items():
-            if len(nodes) > 1 and bands is not None and not set([spec] if isinstance(spec, str) else dict(spec).values() if isinstance(spec, Mapping) else spec) & set(node.data_vars): continue
+            own = {spec} if isinstance(spec, str) else set(spec.values() if isinstance(spec, Mapping) else spec)
+            if len(nodes) > 1 and not own & set(node.data_vars): continue                # another node holds it
             da, names, fills = _variable(node, name, spec)
             days, values, gaps, north = _from_variable(da, name, names, fills, date)
             order = np.argsort(days, kind="stable")
@@ -129,8 +131,8 @@ def from_dataset(
             parts.setdefault(name, []).append((days, values, gaps))
             if modality(name).on_grid and modality(name).factor == 1:
                 here = _grid_of(da, crs, north)
-                if grid is None: grid = here
-                elif here[0] != grid[0] or not np.allclose(here[1], grid[1], rtol=0, atol=1e-3 * abs(grid[1][0])) or values.shape[:2] != next(iter(parts.values()))[0][1].shape[:2]:
+                if grid is None: grid, size = here, values.shape[:2]
+                elif here[0] != grid[0] or not np.allclose(here[1], grid[1], rtol=0, atol=1e-3 * abs(grid[1][0])) or values.shape[:2] != size:
                     raise InputError(f"{name} lies on another grid; bring it there: other.rio.reproject_match(first)")
     if absent := [k for k in bands or {} if k not in parts]: raise InputError(f"no node holds the variables of {', '.join(absent)}")
     sample = assemble(parts, tolerance)

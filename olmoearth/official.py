@@ -104,9 +104,9 @@ def _spread(name: str, v: np.ndarray, there: np.ndarray | None, n: int) -> tuple
     if m.kind == "space" and v.ndim == 3: v = v[:, :, None]                             # older files: (H, W, C)
     if v.ndim != {"space-time": 4, "space": 4, "time": 2, "image": 4, "point": 1}[m.kind]: raise CorruptFile(f"{name}: {v.ndim} dimensions {shape}")
     if v.shape[-1] != m.n_bands: raise CorruptFile(f"{name}: {v.shape[-1]} bands, expected {m.n_bands} ({' '.join(m.bands[:4])} ...)")
-    gaps = v == MISSING
-    if v.dtype.kind == "f": gaps |= ~np.isfinite(v)
-    v = np.where(gaps, np.zeros((), v.dtype), v)
+    holds = v.dtype.kind == "f" or (v.dtype.kind == "i" and v.dtype.itemsize >= 4)       # whether -99999 fits at all
+    gaps = (v == MISSING) | ~np.isfinite(v) if holds else np.zeros(v.shape, bool)
+    if gaps.any(): v = np.where(gaps, np.zeros((), v.dtype), v)
     if not m.has_time: return v, gaps
     axis = 2 if m.on_grid else 0
     there = np.ones(n, bool) if there is None else there

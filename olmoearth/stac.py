@@ -48,7 +48,8 @@ class Product:
     linear: bool = False                         # True: linear power, to be turned into dB
 
 # %% ../nbs/04e_stac.ipynb #e7a5ad34
-_S2_COMMON = dict(zip("B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12".split(), "coastal blue green red rededge1 rededge2 rededge3 nir nir08 nir09 swir16 swir22".split(), strict=True))
+_S2_COMMON = dict(zip("B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12".split(),
+                      "coastal blue green red rededge1 rededge2 rededge3 nir nir08 nir09 swir16 swir22".split(), strict=True))
 _LANDSAT_COMMON = dict(zip((f"B{i}" for i in range(1, 12)), "coastal blue green red nir08 swir16 swir22 pan cirrus lwir11 lwir12".split(), strict=True))
 PRODUCTS: dict[str, Product] = {   # add yours here
     "sentinel2_l2a": Product("sentinel2_l2a", "sentinel-2-l2a", {b: (b, b.lower(), c) for b, c in _S2_COMMON.items()}, ("SCL", "scl"), clear=(2, 4, 5, 6, 7, 11)),
@@ -92,9 +93,10 @@ def _asset_keys(item: Any, product: Product) -> dict[str, str]:
         for b in a.extra_fields.get("eo:bands") or []:
             for name in (b.get("name"), b.get("common_name")): named.setdefault(name, k)
     keys = {b: next(named[n] for n in names if n in named) for b, names in product.bands.items() if any(n in named for n in names)}
-    if not keys: raise InputError(f"{product.modality}: item {item.id} has none of the assets {', '.join(n[-1] for n in product.bands.values())}; it has {', '.join(item.assets)}")
+    who = f"{product.modality}: item {item.id}"
+    if not keys: raise InputError(f"{who} has none of the assets {', '.join(n[-1] for n in product.bands.values())}; it has {', '.join(item.assets)}")
     layer = next((named[q] for q in product.quality if q in named), None)
-    if product.quality and layer is None: raise InputError(f"{product.modality}: item {item.id} has no quality layer {' or '.join(product.quality)}, so clouds would pass for ground")
+    if product.quality and layer is None: raise InputError(f"{who} has no quality layer {' or '.join(product.quality)}, so clouds would pass for ground")
     return {**keys, **({"quality": layer} if layer else {})}
 
 # %% ../nbs/04e_stac.ipynb #2710a4e1

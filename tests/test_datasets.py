@@ -256,7 +256,8 @@ def test_bands_are_found_by_name_in_any_order():
     assert s.missing["sentinel2_l2a"][..., 3:].all() and not s.missing["sentinel2_l2a"][..., :3].any()
 
 
-@pytest.mark.parametrize("change", [lambda d: d, lambda d: d.transpose("x", "time", "y"), lambda d: d.isel(y=slice(None, None, -1)), lambda d: d.rename(x="lon", y="lat", time="date")])
+@pytest.mark.parametrize("change", [lambda d: d, lambda d: d.transpose("x", "time", "y"), lambda d: d.isel(y=slice(None, None, -1)),
+                                    lambda d: d.rename(x="lon", y="lat", time="date")])
 def test_axes_in_any_order_and_name(change):
     assert same(from_dataset(change(cube()), crs="EPSG:32632", check="off"), from_dataset(cube(), check="off"))
 

@@ -305,10 +305,11 @@ def test_conversion_rules(tmp_path):
     short, bare, zero = tile(1, 1, months=5), tile(2, 2), tile(3, 3)
     del bare.arrays["openstreetmap_raster"]
     zero.arrays["openstreetmap_raster"][:] = 0
-    for t, col in ((short, 1), (bare, 2), (zero, 3)): write_tile(t, tmp_path / "tree")
+    for t in (short, bare, zero): write_tile(t, tmp_path / "tree")
     done = convert_tree(tmp_path / "tree", tmp_path / "out", required=["openstreetmap_raster"])
     assert done.folder.name == "0" and "required_openstreetmap_raster" in done.folder.parent.name
-    assert [n[1:] for n in done.notes] == [("tile", "at most 5 dates, 12 needed"), ("tile", "lacks openstreetmap_raster"), ("openstreetmap_raster", "all zero"), ("tile", "lacks openstreetmap_raster")]
+    assert [n[1:] for n in done.notes] == [("tile", "at most 5 dates, 12 needed"), ("tile", "lacks openstreetmap_raster"),
+                                           ("openstreetmap_raster", "all zero"), ("tile", "lacks openstreetmap_raster")]
     with pytest.raises(InputError, match="does not divide"): convert_tree(tmp_path / "tree", size=100)
 
 
