@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['LossFn', 'TrainConfig', 'lr_at', 'parameter_groups', 'History', 'Callback', 'Progress', 'TimeLimit', 'Checkpoint',
-           'NonFiniteLoss', 'released_loss', 'Trainer', 'plot_history']
+__all__ = ['LossFn', 'TrainConfig', 'lr_at', 'is_table', 'parameter_groups', 'History', 'Callback', 'Progress', 'TimeLimit',
+           'Checkpoint', 'NonFiniteLoss', 'released_loss', 'Trainer', 'plot_history']
 
 # %% ../nbs/13_trainer.ipynb #906b6c50
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class TrainConfig:
     "One pretraining run."
     steps: int = 1000                     # updates of the weights
     lr: float = 1e-3                      # highest learning rate; nano 1e-3, tiny 2e-4, base 1e-4
+    table_lr: float = 30.0                # rate of tables (bandset encodings, mask token), times `lr`; released: 1
     weight_decay: float = 0.002           # nano 0.002, tiny and base 0.02
     decay: Literal["matrices", "all"] = "matrices"   # what decays: weights of linear maps | everything, as released
     warmup: float = 0.05                  # share of the steps in which the rate climbs; released: 8,000 steps, 0.012
@@ -67,18 +68,27 @@ def lr_at(
     return config.lr * (config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * done)) / 2)
 
 # %% ../nbs/13_trainer.ipynb #6158d2d5
+def is_table(
+    name: str,  # of a parameter
+) -> bool:
+    "Whether a parameter is looked up rather than multiplied: encodings of bandsets, the mask token."
+    return ".encodings." in f".{name}" or name.endswith("mask_token")
+
+# %% ../nbs/13_trainer.ipynb #3511698e
 def parameter_groups(
-    model: nn.Module,        # to train
-    weight_decay: float,     # for what decays
-    decay: str = "matrices", # "matrices" | "all"
-) -> list[dict[str, Any]]:
-    "Two groups for AdamW: with decay and without. Raises InputError for an unknown rule."
+    model: nn.Module,         # to train
+    weight_decay: float,      # for what decays
+    decay: str = "matrices",  # "matrices" | "all"
+    table_lr: float = 1.0,    # factor on the rate of tables
+) -> list[dict[str, Any]]:    # with "lr_scale", which the trainer multiplies its rate with
+    "Groups for AdamW: matrices, the rest, tables. Raises InputError for an unknown rule."
     if decay not in ("matrices", "all"): raise InputError(f"decay={decay!r}; use 'matrices' or 'all'")
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
-    params = [p for p in model.parameters() if p.requires_grad]
-    yes = [p for p in params if decay == "all" or id(p) in matrices]
-    no = [p for p in params if not (decay == "all" or id(p) in matrices)]
-    return [{"params": yes, "weight_decay": weight_decay}, {"params": no, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": [], "lr_scale": scale, "weight_decay": weight_decay if decays else 0.0}
+                                    for decays, scale in ((True, 1.0), (decay == "all", 1.0), (decay == "all", table_lr))]
+    for name, p in model.named_parameters():
+        if p.requires_grad: groups[2 if is_table(name) else 0 if id(p) in matrices else 1]["params"].append(p)
+    return [g for g in groups if g["params"]]
 
 # %% ../nbs/13_trainer.ipynb #846d66ac
 @dataclass
@@ -219,7 +229,7 @@ class Trainer:
         self.target = (target or FrozenProjection.of(model.patch_embedding)).to(self.device)
         self.model = model.to(self.device)
         self.masking = masking or get_strategy(config.masking, **config.masking_options)
-        groups = parameter_groups(model, config.weight_decay, config.decay)
+        groups = parameter_groups(model, config.weight_decay, config.decay, config.table_lr)
         self.optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=self.device.type in ("cpu", "cuda"))
         self.step, self.history, self.stopped = 0, History(), ""
 
@@ -259,7 +269,7 @@ class Trainer:
             parts = ", ".join(f"{k} {float(v):.3g}" for k, v in loss.terms.items())
             raise NonFiniteLoss(f"step {self.step}: the loss is {total} ({parts}); look at loader.batch({self.loader.number - 1}), "
                                 f"lower lr = {rate:.2g}, or use dtype='float32'")
-        for group in self.optimiser.param_groups: group["lr"] = rate
+        for group in self.optimiser.param_groups: group["lr"] = rate * group["lr_scale"]
         self.optimiser.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))

@@ -144,12 +144,20 @@ def test_schedule():
 
 def test_decay_spares_norms_biases_and_tables():
     model = OlmoEarth(SMALL)
-    yes, no = parameter_groups(model, .1)
     names = {id(p): n for n, p in model.named_parameters()}
-    assert len(yes["params"]) + len(no["params"]) == len(names)
-    assert all(names[id(p)].endswith("weight") and p.ndim >= 2 for p in yes["params"])
-    assert all(p.ndim == 1 or "encodings" in names[id(p)] for p in no["params"])
+    matrices, rest, tables = ([names[id(p)] for p in g["params"]] for g in parameter_groups(model, .1, table_lr=5.))
+    assert sorted(matrices + rest + tables) == sorted(names.values())
+    assert all(n.endswith("weight") for n in matrices) and all("norm" in n or n.endswith("bias") for n in rest)
+    assert all("encodings" in n or n == "decoder.mask_token" for n in tables)
     with pytest.raises(InputError, match="'matrices' or 'all'"): parameter_groups(model, .1, "some")
+
+
+def test_tables_hurry():
+    size = {}
+    for scale in (1., 30.):
+        t = make(steps=1, table_lr=scale, warmup=0.); t.fit()
+        size[scale] = t.model.decoder.encodings.bandset["sentinel1"].abs().max().item()
+    assert math.isclose(size[30.], 30 * size[1.], rel_tol=1e-3) and size[1.] > 0
 
 
 def test_own_strategy_and_views():
