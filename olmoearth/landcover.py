@@ -76,7 +76,8 @@ def town(
     y = block.row + np.arange(block.height, dtype=np.float64)[:, None] + np.zeros(block.width)
     x = block.col + np.arange(block.width, dtype=np.float64)
     d2, dy, dx, name = sites(int(mix(seed, 41)), y, x, 416)                                  # (9, H, W)
-    radius = np.where(uniform(name, 3) < .55, 9 + 230 * uniform(name, 4)**6, .1)             # pixels
+    known, back = np.unique(name, return_inverse=True)                                       # few towns, many pixels
+    radius = np.where(uniform(known, 3) < .55, 9 + 230 * uniform(known, 4)**6, np.float32(.1))[back].reshape(name.shape)   # pixels
     size = 1 - np.sqrt(d2) / radius                                                          # 1 in the centre, 0 at the rim
     best = size.argmax(0)[None]
     pick = lambda a: np.take_along_axis(a, best, 0)[0]

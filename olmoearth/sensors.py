@@ -4,6 +4,7 @@
 
 # %% ../nbs/03c_sensors.ipynb #9cfd575b
 from __future__ import annotations
+from functools import lru_cache
 import numpy as np
 from .landcover import COVERS, CROPS, ID, Ground
 from .modalities import modality
@@ -12,10 +13,10 @@ from .spectra import BANDS, ENDMEMBERS, Shares, Weather, sun
 from .terrain import Block, latitude, mix, noise, normal, step, uniform
 
 # %% auto #0
-__all__ = ['MARGIN', 'blur', 'coarse', 'fine', 'clouds', 'haze', 'inner', 'sentinel2', 'sentinel1', 'landsat']
+__all__ = ['MARGIN', 'blur', 'coarse', 'fine', 'clouds', 'haze', 'draws', 'inner', 'sentinel2', 'sentinel1', 'landsat']
 
 # %% ../nbs/03c_sensors.ipynb #a74b6679
-MARGIN = 8   # pixels around a block
+MARGIN = 4   # pixels around a block
 
 # %% ../nbs/03c_sensors.ipynb #68db119e
 def blur(
@@ -23,11 +24,15 @@ def blur(
     side: float,    # weight of each neighbour along an axis; the pixel itself keeps 1 - 2 side
 ) -> np.ndarray:    # (..., H, W); the outermost pixels are not blurred
     "A three-pixel window along rows and columns."
-    out = x.copy()
-    out[..., 1:-1, :] = (1 - 2 * side) * x[..., 1:-1, :] + side * (x[..., 2:, :] + x[..., :-2, :])
-    y = out.copy()
-    y[..., 1:-1] = (1 - 2 * side) * out[..., 1:-1] + side * (out[..., 2:] + out[..., :-2])
-    return y
+    out, y = x.copy(), x[..., 2:, :] + x[..., :-2, :]
+    y *= np.float32(side)
+    out[..., 1:-1, :] *= np.float32(1 - 2 * side)
+    out[..., 1:-1, :] += y
+    y = out[..., 2:] + out[..., :-2]
+    y *= np.float32(side)
+    out[..., 1:-1] *= np.float32(1 - 2 * side)
+    out[..., 1:-1] += y
+    return out
 
 # %% ../nbs/03c_sensors.ipynb #b700c077
 def coarse(
@@ -61,8 +66,8 @@ def clouds(
     reach = 40
     wide = Block(block.row - reach, block.col - reach, block.height + 2 * reach, block.width + 2 * reach)
     seeds = mix(seed, 101, sensor, year, np.arange(len(t)))
-    field = noise(seeds, wide, 512, 8, .7)                                                 # (T, H + 80, W + 80)
-    level = NormalDist().inv_cdf(1 - min(rate, .999)) + .08
+    field = noise(seeds, wide, 512, 7, .7)                                                 # (T, H + 80, W + 80)
+    level = NormalDist().inv_cdf(1 - min(rate, .999)) - .14
     opacity = step(field, level - .22, level + .5)
     height, azimuth = sun(float(latitude(block.row + block.height / 2)), t)
     throw = np.minimum(22 / np.tan(height), reach - 1)                                       # pixels from cloud to shadow
@@ -86,6 +91,25 @@ def haze(
 ) -> np.ndarray:    # (T, H, W) float32, 0..3
     "What remains of the air after correction."
     return np.clip(.7 + .7 * noise(mix(seed, 102, sensor, year, np.arange(n)), block, 2048), 0, 3)
+
+# %% ../nbs/03c_sensors.ipynb #da96c0b0
+@lru_cache(maxsize=4)
+def _bank(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    "A million normal draws and as many five-look speckle factors, float32."
+    draw = rng(seed, "bank")
+    return draw.standard_normal(1 << 20, np.float32), draw.standard_gamma(5, 1 << 20, np.float32) / 5
+
+# %% ../nbs/03c_sensors.ipynb #64661ac2
+def draws(
+    seed: int,                 # of the world
+    kind: int,                 # 0: normal, 1: speckle
+    shape: tuple[int, ...],    # fewer than half a million numbers
+    start: np.random.Generator,   # of the tile and sensor
+) -> np.ndarray:               # float32 of that shape
+    "Noise for one band of one tile."
+    bank, n = _bank(seed)[kind], int(np.prod(shape))
+    at = int(start.integers(len(bank) - n))
+    return bank[at:at + n].reshape(shape)
 
 # %% ../nbs/03c_sensors.ipynb #191cb469
 def inner(
@@ -113,10 +137,11 @@ def sentinel2(
         b, k = BANDS.index(name), step_of[name]
         x = blur(image[b][:, m - 1:1 - m, m - 1:1 - m], .12)[:, 1:-1, 1:-1] if k == 1 else coarse(image[b][:, m:-m, m:-m], k)
         o, s, bright, a = mix_in[k]
-        x = x * (1 - np.float32(.62 if b < 8 else .7) * s) + a * _HAZE[b]
-        x = x + o * (ENDMEMBERS["cloud"][b] * bright - x)
-        x = x + (8 + .008 * x) * draw.standard_normal(x.shape, np.float32)
-        x = np.clip(x + .5, 1, 16000).astype(np.uint16)
+        x *= 1 - np.float32(.62 if b < 8 else .7) * s
+        x += a * _HAZE[b]
+        x += o * (ENDMEMBERS["cloud"][b] * bright - x)
+        x += (8 + .008 * x) * draws(seed, 0, x.shape, draw)
+        x = np.clip(x, 1, 16000, out=x).astype(np.uint16)
         out[..., c] = np.moveaxis(fine(x, k) if k > 1 else x, 0, -1)
     return out
 
@@ -126,14 +151,14 @@ _RADAR = {   # dB: VV and VH of the full canopy, VV and VH of the ground without
     "tropical forest": (-7.6, -12.8, -9, -15), "shrub": (-11, -17.3, -13.5, -21), "grass": (-11.5, -18, -13.2, -21.5),
     "savanna": (-11.5, -18, -13.8, -22), "bare soil": (-12, -19, -14.5, -23.5), "sand": (-15, -22, -18.5, -28),
     "rock": (-10, -17, -10, -17.5), "ice": (-12, -19, -12, -19), "wetland": (-9.5, -16.5, -15, -23),
-    "mangrove": (-8, -13.5, -10, -16), "moss": (-12, -18.5, -13, -20.5), "building": (-4, -11.5, -4, -11.5),
+    "mangrove": (-8, -13.5, -10, -16), "moss": (-12, -18.5, -13, -20.5), "building": (-6, -13, -6, -13),
     "paved": (-12, -19, -14.5, -21.5), "maize": (-8.6, -14.4, 0, 0), "soy": (-9.6, -15.6, 0, 0),
     "winter wheat": (-14, -19.5, 0, 0), "spring barley": (-12, -18, 0, 0), "rapeseed": (-9.2, -13.8, 0, 0),
     "rice": (-8.6, -15.2, 0, 0), "sunflower": (-8.6, -14.2, 0, 0), "cotton": (-9.6, -15.5, 0, 0),
     "sorghum": (-9, -15, 0, 0), "sugar beet": (-9, -14.6, 0, 0), "potato": (-9.2, -15, 0, 0),
     "alfalfa": (-10.6, -17, 0, 0), "fallow": (-11.8, -18.8, 0, 0),
 }
-_TILLED = (-12.8, -21.6)   # ground of all crops
+_TILLED = (-12.6, -20.8)   # ground of all crops
 
 # %% ../nbs/03c_sensors.ipynb #ab5e18f9
 def sentinel1(
@@ -158,7 +183,7 @@ def sentinel1(
     wind = 2.2 * noise(mix(seed, 113, g.year, month), g.block, 4096) + noise(mix(seed, 114, g.year, month), g.block, 64, 2)
     damp = np.where(g.cover == ID["water"], 1.6 * wind, damp)
     stand = np.clip(s.green + .45 * s.dry * crop + .25 * g.road, 0, 1)                       # what scatters as a canopy
-    wet = 10 ** (damp.astype(np.float32) / 10)
+    wet = np.exp(damp.astype(np.float32) * np.float32(np.log(10) / 10))
     pool = s.flood * (1 - stand)
     out = np.empty((block.height, block.width, len(t), 2), np.float32)
     for p in range(2):
@@ -167,8 +192,8 @@ def sentinel1(
         power = (stand * full[g.cover] + (1 - stand - pool) * base[g.cover] * wet + pool * np.float32((.012, .0022)[p])) * lit
         power = power * (1 - .45 * np.minimum(g.relief.river, .6))
         power = blur(power[:, m - 1:1 - m, m - 1:1 - m], .15)[:, 1:-1, 1:-1]
-        power = power * draw.standard_gamma(5, power.shape, np.float32) / 5 + np.float32((3e-4, 2e-4)[p])
-        out[..., p] = np.moveaxis(10 * np.log10(power), 0, -1)
+        power = power * draws(seed, 1, power.shape, draw) + np.float32((3e-4, 2e-4)[p])
+        out[..., p] = np.moveaxis(np.float32(10 / np.log(10)) * np.log(power), 0, -1)
     return out
 
 # %% ../nbs/03c_sensors.ipynb #73f075d5
@@ -202,7 +227,7 @@ def landsat(
     out = np.empty((block.height, block.width, len(t), 11), np.uint16)
     names = modality("landsat").bands
     def put(band: str, value: np.ndarray, k: int, grain: float) -> None:
-        value = value + grain * draw.standard_normal(value.shape, np.float32)
+        value = value + grain * draws(seed, 0, value.shape, draw)
         value = np.clip(value + .5, 1, 65535).astype(np.uint16)
         out[..., names.index(band)] = np.moveaxis(fine(value, k) if k > 1 else value, 0, -1)
     for band, (near, path, through) in _AIR.items():

@@ -176,8 +176,8 @@ def shares(
     speck = noise(mix(seed, 93, g.year), g.block, 32, 4, .7)
     hold = np.ones(len(COVERS), np.float32)
     hold[[ID[n] for n in (*TREES, "building", "paved", "shrub")]] = .22, .5, .22, .22, .7, .45, .8
-    freezing = step(-w.air, np.float32(-1.5), np.float32(2.0))
-    lying = np.clip(step(-w.air + 1.2 * speck, -2.0, 1.8) * step(w.rain + .15, .1, .5), 0, 1) * hold[g.cover]
+    freezing = step(-w.air, -1.5, 2.0)
+    lying = np.clip(step(-w.air + 1.2 * speck, -.8, 4.5) * step(w.rain + .15, .1, .5), 0, 1) * hold[g.cover]
     lying = np.where(g.cover == ID["water"], freezing * step(-w.air + .8 * speck, 3, 7) * step(-g.relief.turbid, -.9, -.2), lying)
     lying = np.where(g.cover == ID["ice"], np.maximum(lying, .75 + .2 * speck), lying)
     return Shares(green, np.clip(dry, 0, 1 - green), flower, flood, np.clip(lying, 0, 1).astype(np.float32))
@@ -251,19 +251,25 @@ def reflectance(
     damp = 1 - np.where(solid, 0, .42) * w.moisture                                          # wet soil is darker
     stream = np.where(g.cover == ID["water"], 0, .6 * np.minimum(g.relief.river, .6))        # brooks narrower than a pixel
     lane = np.where(g.cover == ID["paved"], 0, g.road * .8)
-    rest = (1 - s.green - s.dry) * damp * (1 - s.flood)
-    sunny = light(g, t) * (1 - s.snow)
+    open_ = 1 - s.green - s.dry                                                              # ground between the plants
+    rest, flood, leaves = open_ * damp * (1 - s.flood), open_ * s.flood, s.green - s.flower
     pond, yellow, clear, paved, white = (ENDMEMBERS[n] for n in ("turbid water", "yellow", "clear water", "paved", "snow"))
-    deep = 1 + .2 * w.moisture - .1  # lush when wet: darker in red and shortwave infrared
-    flood = s.flood * (1 - s.green - s.dry)
-    keep = (1 - stream) * (1 - lane)
-    bright = light(g, t) * s.snow * (1 + .04 * g.grain)
-    out = np.empty((12, *s.green.shape), np.float32)
-    for b in range(12):
-        green = leaf[b][g.cover] * leafy                                                     # (H, W)
-        v = (s.green - s.flower) * green + s.flower * yellow[b] + s.dry * (chaff[b][g.cover] * leafy)              # (T, H, W)
-        v += rest * soil[b] + flood * pond[b]
-        if BANDS[b] in ("B04", "B11", "B12"): v /= deep
-        v = v * keep + (lane * paved[b] + stream * (1 - lane) * clear[b])
-        out[b] = v * sunny + bright * white[b]
+    lush = 1 / (.9 + .2 * w.moisture)                                                        # moist plants are darker in red and shortwave infrared
+    keep = (1 - stream) * (1 - lane)                                                         # (H, W)
+    sunny = light(g, t)
+    bright = sunny * s.snow * (1 + .04 * g.grain)
+    sunny *= 1 - s.snow
+    out, part = np.empty((12, *s.green.shape), np.float32), np.empty_like(s.green)
+    flowers, ponds, snows = s.flower.any(), flood.any(), s.snow.any()
+    for b, v in enumerate(out):                                                              # v: (T, H, W), filled in place
+        np.multiply(leaves, leaf[b][g.cover] * leafy, out=v)
+        v += np.multiply(s.dry, chaff[b][g.cover] * leafy, out=part)
+        v += np.multiply(rest, soil[b], out=part)
+        if flowers: v += np.multiply(s.flower, yellow[b], out=part)
+        if ponds: v += np.multiply(flood, pond[b], out=part)
+        if BANDS[b] in ("B04", "B11", "B12"): v *= lush
+        v *= keep
+        v += lane * paved[b] + stream * (1 - lane) * clear[b]
+        v *= sunny
+        if snows: v += np.multiply(bright, white[b], out=part)
     return out

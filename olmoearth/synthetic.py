@@ -15,11 +15,24 @@ from .samples import InputError, Label, Sample
 from .sensors import MARGIN, inner, landsat, sentinel1, sentinel2
 from .settings import rng
 from .spectra import months_of, reflectance, shares, weather
-from .terrain import CRS, EASTING, NORTHING, Block, climate, mix, noise, relief, uniform
+from .terrain import CRS, EASTING, NORTHING, Block, climate, latitude, mix, noise, relief, uniform
 
 # %% auto #0
-__all__ = ['CELL', 'TILE', 'WORLD_MODALITIES', 'GRANULE', 'CROP_CLASSES', 'worldcereal', 'openstreetmap', 'maps', 'era5',
-           'render_tile', 'gaps', 'World', 'Tiles']
+__all__ = ['HOME', 'CELL', 'TILE', 'WORLD_MODALITIES', 'GRANULE', 'CROP_CLASSES', 'on_plane', 'worldcereal', 'openstreetmap',
+           'maps', 'era5', 'render_tile', 'gaps', 'World', 'Tiles']
+
+# %% ../nbs/03d_synthetic.ipynb #5b26333e
+HOME = (-22_912, 12_544)   # row and column on the plane of terrain.py
+
+# %% ../nbs/03d_synthetic.ipynb #ce7ff543
+def on_plane(
+    row: int,      # of the world
+    col: int,      # of the world
+    height: int,   # pixels
+    width: int,    # pixels
+) -> Block:
+    "A rectangle of the world as a block of the plane."
+    return Block(row + HOME[0], col + HOME[1], height, width)
 
 # %% ../nbs/03d_synthetic.ipynb #9007781b
 _BY_WORLDCOVER = np.array([c.worldcover for c in COVERS], np.uint8)
@@ -90,7 +103,7 @@ CELL = 1024   # pixels of one weather cell
 @lru_cache(maxsize=256)
 def _weather_cell(seed: int, i: int, j: int, year: int) -> np.ndarray:
     "Twelve months of one weather cell, (12, 6) float32."
-    block, t = Block(i * CELL + CELL // 2, j * CELL + CELL // 2, 8, 8), months_of(12)
+    block, t = on_plane(i * CELL + CELL // 2, j * CELL + CELL // 2, 8, 8), months_of(12)
     clim = climate(seed, block)
     height = relief(seed, block, clim).elevation
     w = weather(seed, block, year, t, clim, height)
@@ -135,7 +148,7 @@ def render_tile(
     names: tuple[str, ...],      # ground modalities wanted
 ) -> dict[str, np.ndarray]:      # modality -> (128, 128, T, C); and "cover" (128, 128) class numbers
     "Render one tile."
-    g = ground(seed, Block(i * TILE - MARGIN, j * TILE - MARGIN, TILE + 2 * MARGIN, TILE + 2 * MARGIN), year)
+    g = ground(seed, on_plane(i * TILE - MARGIN, j * TILE - MARGIN, TILE + 2 * MARGIN, TILE + 2 * MARGIN), year)
     tile: dict[str, np.ndarray] = {}
     t = months_of(months)
     if any(n in SENSORS for n in names):
@@ -215,7 +228,8 @@ class World:
         times = np.array([f"{year:04d}-{m + 1:02d}-15" for m in range(months)], "datetime64[D]")
         labels = {"land_cover": Label(_BY_WORLDCOVER[cover], dict(modality("worldcover").classes)),
                   "crop": Label(_BY_CROP[cover], dict(CROP_CLASSES))}
-        transform = (10.0, 0.0, EASTING + 10.0 * col, 0.0, -10.0, NORTHING - 10.0 * row)
+        spot = on_plane(row, col, size, size)
+        transform = (10.0, 0.0, EASTING + 10.0 * spot.col, 0.0, -10.0, NORTHING - 10.0 * spot.row)
         return Sample({n: layers[n] for n in names}, times, masks, CRS, transform, labels, f"world{self.seed}_{row}_{col}_{year}",
                       {"source": "simulated", "seed": self.seed})
 
@@ -286,12 +300,12 @@ class Tiles:
         "Where and when window `i` is: even over latitudes, inside one UTM zone, with at least a fifth of land."
         if not -self.n <= i < self.n: raise IndexError(f"tile {i} of {self.n}")
         draw = rng(self.seed, "tiles", self.world.seed, int(i) % self.n)
-        south, north = (int((NORTHING - 111_130 * lat) / 10) for lat in self.latitudes)      # rows
+        rows = [int((NORTHING - 111_130 * lat) / 10) - HOME[0] for lat in self.latitudes]
         row = col = 0
         for _ in range(20):
-            row = int(draw.integers(min(south, north), max(south, north))) // TILE * TILE
-            col = int(draw.integers(-20_000, 20_000)) // TILE * TILE
-            probe = Block(row, col, TILE, TILE)
+            row = int(draw.integers(min(rows), max(rows))) // TILE * TILE
+            col = int(draw.integers(-20_000, 20_000) - HOME[1]) // TILE * TILE
+            probe = on_plane(row, col, TILE, TILE)
             if relief(self.world.seed, probe, climate(self.world.seed, probe)).water.mean() < .8: break
         return row, col, int(draw.integers(self.years[0], self.years[1] + 1))
 

@@ -102,8 +102,8 @@ _QUARTER = 9_997_964.943   # metres from the equator to the pole on the central 
 
 # %% ../nbs/03_terrain.ipynb #30870211
 def latitude(
-    row: int | np.ndarray,  # of the 10 m grid
-) -> np.ndarray:            # degrees, north is positive
+    row: float | np.ndarray,  # of the 10 m grid
+) -> np.ndarray:              # degrees, north is positive
     "Latitude of a row: a triangle wave that turns at the poles."
     turn = (NORTHING - 10.0 * np.asarray(row, np.float64)) / _QUARTER                      # 1 is the north pole
     mu = np.radians(90 * (1 - np.abs((turn + 1) % 4 - 2)))
@@ -212,12 +212,14 @@ def sites(
 ) -> tuple[np.ndarray, ...]:   # squared distance, offset in rows, offset in columns, identity (uint32); each (9, H, W)
     "The nine nearest cells of a jittered lattice, seen from each pixel."
     near = np.arange(9)
-    i = (y // spacing).astype(np.int64) + (near // 3 - 1).reshape(9, 1, 1)
+    i = (y // spacing).astype(np.int64) + (near // 3 - 1).reshape(9, 1, 1)                   # (9, H, W) lattice rows
     j = (x // spacing).astype(np.int64) + (near % 3 - 1).reshape(9, 1, 1)
-    name = mix(seed, i, j)                                                                   # (9, H, W)
-    dy = (y - i * spacing).astype(np.float32) - spacing * uniform(name, 1)
-    dx = (x - j * spacing).astype(np.float32) - spacing * uniform(name, 2)
-    return dy * dy + dx * dx, dy, dx, name
+    top, left = i.min(), j.min()
+    name = mix(seed, np.arange(top, i.max() + 1)[:, None], np.arange(left, j.max() + 1))     # (n, m): hash each site once
+    spot = (i - top) * name.shape[1] + (j - left)
+    dy = (y - i * spacing).astype(np.float32) - (spacing * uniform(name, 1)).take(spot)
+    dx = (x - j * spacing).astype(np.float32) - (spacing * uniform(name, 2)).take(spot)
+    return dy * dy + dx * dx, dy, dx, name.take(spot)
 
 # %% ../nbs/03_terrain.ipynb #8f2e9bf9
 def fields(
