@@ -24,8 +24,7 @@ export: .venv/.dev
 	nbdev-export
 
 readme: .venv/.dev
-	jupyter nbconvert --to markdown --log-level WARN --output-dir . --output README nbs/index.ipynb
-	sed -i.bak -e 's#](images/#](nbs/images/#g' -e 's#src="images/#src="nbs/images/#g' README.md && rm README.md.bak
+	python .ci/readme.py
 
 check: .venv/.dev
 	ruff check olmoearth tests

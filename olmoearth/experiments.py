@@ -92,7 +92,8 @@ def run_notebook(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     notebook, page, start = out / f"{name or Path(path).stem}.ipynb", out / f"{name or Path(path).stem}.html", time.monotonic()
-    try: papermill.execute_notebook(str(path), str(notebook), parameters=given, kernel_name="python3", progress_bar=progress)
+    try: papermill.execute_notebook(str(path), str(notebook), parameters=given, kernel_name="python3", progress_bar=progress,
+                                    extra_arguments=["--IPKernelApp.log_level=40"])   # no warning about local sockets in every run
     except papermill.PapermillExecutionError as err:
         raise RunError(f"{Path(path).name} stopped in cell {err.cell_index}: {err.ename}: {err.evalue}; see {notebook}") from None
     page.write_text(exporters.HTMLExporter().from_filename(str(notebook))[0], encoding="utf-8")
@@ -155,7 +156,7 @@ def info() -> dict[str, str]:   # what -> facts, in the order to print
 
 # %% ../nbs/30_experiments.ipynb #83d11487
 app = typer.Typer(help="OlmoEarth: pretrain a small Earth encoder, embed scenes, see what it sees.", no_args_is_help=True, add_completion=False,
-                  pretty_exceptions_enable=False)
+                  pretty_exceptions_enable=False, rich_markup_mode=None)   # plain help: half the time, and no further package
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
