@@ -233,7 +233,7 @@ def fetch_subset(
     "Download a subset of the training set once and open it. Raises DownloadError, or InputError when the archive holds neither H5 files nor a tree."
     home = Path(folder or get_settings().cache_dir / "subset")
     archive = download(url, sha256, home, timeout)
-    place = unpack(archive, home / re.sub(r"\.(tar|tgz|gz)", "", archive.name + "_files"))
+    place = unpack(archive, home / f"{archive.name.split('.')[0]}_{(sha256 or 'files')[:8]}")      # another hash, another folder
     if h5 := next(iter(sorted(place.rglob("sample_*.h5"))), None): return H5Folder(h5.parent, corrupt, check=check)
     if table := next(iter(sorted(place.rglob("10_*.csv"))), None): return OfficialTree(table.parent, check=check)
     raise InputError(f"{archive.name} holds neither sample_<i>.h5 nor 10_<modality>.csv; take the address of the H5 files or of the GeoTIFF tree from {SUBSET_PAGE}")

@@ -18,13 +18,14 @@ from .samples import InputError, Label, Sample, dates_from_numbers, lonlat
 from .settings import require
 
 # %% auto #0
-__all__ = ['MISSING', 'MAX_TIMES', 'MASKS', 'hold_missing', 'write_h5', 'CorruptFile', 'read_h5', 'write_h5_folder',
+__all__ = ['MISSING', 'MAX_TIMES', 'MASKS', 'FACTS', 'hold_missing', 'write_h5', 'CorruptFile', 'read_h5', 'write_h5_folder',
            'write_tables', 'H5Folder']
 
 # %% ../nbs/04c_official.ipynb #32a9910e
 MISSING = -99999   # stands for "no value" in official files, and nowhere else
 MAX_TIMES = 12     # dates that the official reader takes
 MASKS = "missing_timesteps_masks"
+FACTS = {"source": "real", "sentinel2_level": "L2A", "sentinel2_offset": 0}   # of the released data: their Sentinel-2 was downloaded without the +1000
 
 # %% ../nbs/04c_official.ipynb #1030eb26
 def hold_missing(
@@ -148,7 +149,7 @@ def _read_open(f: Any, wanted: Sequence[str] | None, expected: Sequence[str]) ->
     if not arrays: raise CorruptFile(f"none of {', '.join(wanted or registry())} is in the file")
     if len(set(size.values())) > 1: raise CorruptFile(f"grids differ: {', '.join(f'{k} {h:g} x {w:g}' for k, (h, w) in size.items())}")
     labels = {k: Label(f["labels"][k][()], {int(c): t for c, t in v["classes"].items()}, tuple(v["ignore"])) for k, v in facts.get("labels", {}).items()}
-    attrs = dict(facts.get("attrs", {"source": "real", "layout": "official H5"}))
+    attrs = dict(facts.get("attrs", {**FACTS, "layout": "official H5"}))
     if "latlon" in f and "crs" not in facts: attrs["latlon"] = [float(x) for x in f["latlon"][()]]
     transform = facts.get("transform")
     return Sample(arrays, times, missing, facts.get("crs"), None if transform is None else tuple(transform), labels, facts.get("name", ""), attrs)
@@ -224,6 +225,7 @@ class H5Folder:
         self.table = self._read_table()
         numbers = set(self.table) | {int(m[1]) for p in self.folder.glob("sample_*.h5") if (m := re.fullmatch(r"sample_(\d+)\.h5", p.name))}
         if not numbers: raise InputError(f"folder {self.folder.name!r} holds no sample_<i>.h5; the files lie in a folder named by their number")
+        if modalities is not None: numbers = {n for n in numbers if n not in self.table or set(self.table[n]) & set(modalities)}   # the others have nothing to give
         self.numbers = sorted(numbers)
         self.skipped: dict[str, str] = {}           # file name -> what is wrong with it
 

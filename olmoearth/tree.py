@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from .checks import check_sample
 from .modalities import modality, registry
-from .official import write_h5, write_tables
+from .official import FACTS, write_h5, write_tables
 from .rasters import pixels_first, read_raster
 from .samples import InputError, Sample, crop, lonlat
 
@@ -186,7 +186,7 @@ class OfficialTree:
             arrays[k] = v
             if gaps.any(): missing[k] = gaps
         sample = Sample(arrays, times, missing, tile.crs, tile_transform(tile), name=f"{tile.crs}_{tile.col}_{tile.row}",
-                        attrs={"source": "real", "layout": "official tree", "sentinel2_level": "L2A"})
+                        attrs={**FACTS, "layout": "official tree"})
         check_sample(sample, self.check)
         return sample
 

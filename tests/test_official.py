@@ -103,7 +103,7 @@ def test_a_file_of_others(tmp_path):
         f["latlon"], f["timestamps"] = np.array([10, 20], np.float32), np.array([[1, 0, 2020], [31, 0, 2020]])
         f["sentinel1"], f["srtm"] = np.full((2, 2, 2, 2), -10.0), np.full((2, 2, 1), MISSING)
     s = read_h5(tmp_path / "sample_7.h5", check="off")
-    assert [str(t) for t in s.times] == ["2020-01-01", "2020-01-31"] and s.attrs["latlon"] == [10, 20] and s.crs is None
+    assert [str(t) for t in s.times] == ["2020-01-01", "2020-01-31"] and s.attrs["latlon"] == [10, 20] and s.crs is None and s.attrs["sentinel2_offset"] == 0
     assert s.arrays["srtm"].shape == (2, 2, 1, 1) and s.missing["srtm"].all() and not s.arrays["srtm"].any() and "sentinel1" not in s.missing
 
 
@@ -240,6 +240,14 @@ def test_folder_that_is_none(tmp_path):
 def test_numbers_are_numbers(tmp_path):
     home = write_h5_folder([sample(i, size=2) for i in range(11)], tmp_path)
     assert [s.name for s in H5Folder(home, check="off")] == [f"place {i}" for i in range(11)]
+
+
+def test_files_without_the_wanted_modality_are_no_part(tmp_path):
+    both, radar = sample(0), sample(1)
+    del radar.arrays["sentinel2_l2a"], radar.missing["sentinel2_l2a"]
+    home = write_h5_folder([both, radar, sample(2)], tmp_path)
+    assert [s.name for s in H5Folder(home, modalities=["sentinel2_l2a"], check="off")] == ["place 0", "place 2"]
+    assert len(H5Folder(home, modalities=["sentinel1", "sentinel2_l2a"], check="off")) == 3
 
 
 def test_folder_travels_to_workers(folder):
