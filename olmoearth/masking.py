@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 from torch import Tensor
 from .modalities import MAPS
+from .panels import token_panels
 from .samples import InputError
-from .tokens import Layout, Role, token_panels
+from .tokens import Layout, Role
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,8 +58,8 @@ def get_strategy(
     **options: object,                  # its keyword arguments
 ) -> Strategy:
     "A strategy with its options bound. Raises InputError for an unknown name or option."
-    if isinstance(name, str) and name not in _STRATEGIES: raise InputError(f"unknown mask strategy {name!r}; known: {', '.join(_STRATEGIES)}")
-    f = _STRATEGIES[name] if isinstance(name, str) else name
+    f = _STRATEGIES.get(name) if isinstance(name, str) else name
+    if f is None: raise InputError(f"unknown mask strategy {name!r}; known: {', '.join(_STRATEGIES)}")
     known = list(signature(f).parameters)[3:]
     if unknown := [k for k in options if k not in known]:
         raise InputError(f"mask strategy {name!r} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
@@ -132,7 +133,7 @@ def at_least_one(
         n = (~gone).sum(1, keepdim=True)                                                          # (B, 1) tokens with data
         drawn = split_ranks(noise[:, own].masked_fill(gone, 2.0), torch.where(n == 1, 1, n // 2), n // 2)
         fresh[:, own] = drawn.masked_fill(gone, Role.MISSING)
-    fresh = fresh.masked_fill(lacks(fresh, Role.DECODE) & (fresh == Role.TARGET), Role.DECODE)    # still nothing to guess: all that is hidden
+    fresh = fresh.masked_fill(lacks(fresh, Role.DECODE) & (fresh == Role.TARGET), Role.DECODE)    # still nothing: guess all that is hidden
     seen = fresh == Role.ENCODE
     fresh = fresh.masked_fill(lacks(fresh, Role.DECODE) & seen & (seen.cumsum(1) == 2), Role.DECODE)   # all visible: guess the second token
     role = torch.where(bad, fresh, role)
@@ -140,7 +141,7 @@ def at_least_one(
         if (still := lacks(role, what)[:, 0]).any():
             i = int(still.nonzero()[0, 0])
             have = {k: int((role[i, layout.where(k)] != Role.MISSING).sum()) for k in layout.names}
-            raise InputError(f"sample {i} has nothing to {verb}: tokens with data are {have}, and {', '.join(only_decode) or 'nothing'} is decode-only; "
+            raise InputError(f"sample {i} has nothing to {verb}: tokens with data are {have}, decode-only are {tuple(only_decode)}; "
                              "leave this sample out, or crop a larger or less cloudy window")
     return role
 
@@ -198,7 +199,8 @@ def show_roles(
     ax.tick_params(length=0, pad=1)
     ax.set_title(title, fontsize=9, loc="left")
     handles = [Patch(facecolor=ROLE_COLOURS[r], edgecolor="#999999", linewidth=0.5, label=n) for r, n in ROLE_TITLES.items()]
-    if legend: ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), ncols=4, frameon=False, fontsize=6, handlelength=1, columnspacing=1)
+    style = dict(ncols=4, frameon=False, fontsize=6, handlelength=1, columnspacing=1)
+    if legend: ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), **style)  # type: ignore
     return ax
 
 # %% ../nbs/07_masking.ipynb #805c97ce
@@ -256,7 +258,7 @@ def draw_bandsets(
     generator: torch.Generator,  # source of the draw
     min_encode: int,             # fewest bandsets to encode
 ) -> tuple[Tensor, Tensor]:      # (B, S) bool each: selected for encoding, selected for decoding
-    "Draw, per sample, how many and which bandsets are encoded and decoded: both numbers uniform. With two at hand, one is encoded, the other decoded."
+    "Draw, per sample, how many and which bandsets are encoded and decoded: both uniform. Of two, one is encoded, the other decoded."
     u = torch.rand(2, *can_encode.shape, generator=generator, device=generator.device).to(can_encode.device)       # which
     k = torch.rand(2, len(can_encode), 1, generator=generator, device=generator.device).to(can_encode.device)      # how many
     most, n = can_encode.sum(1, keepdim=True), can_decode.sum(1, keepdim=True)                    # (B, 1)
@@ -278,13 +280,16 @@ def cross_modality(
     only_decode: Sequence[str] = MAPS,            # modalities that are never encoded
 ) -> Tensor:                                      # (B, N) int8 roles
     "Hide whole bandsets on top of a base mask: the v1 recipe."
-    if unselected not in ("decode", "target"): raise InputError(f"unselected = {unselected!r}; use 'decode' (released code) or 'target' (paper)")
-    role = get_strategy(base, only_decode=only_decode)(layout, missing, generator) if isinstance(base, str) else base(layout, missing, generator)
+    if unselected not in ("decode", "target"):
+        raise InputError(f"unselected = {unselected!r}; use 'decode' (released code) or 'target' (paper)")
+    base = get_strategy(base, only_decode=only_decode) if isinstance(base, str) else base
+    role = base(layout, missing, generator)
     own = layout.index(role.device).slice_id                                                      # (N,)
     count = lambda what: torch.zeros(len(role), len(layout.slices), device=role.device).index_add(1, own, what.float())   # (B, S)
     is_map = torch.tensor([s.modality in only_decode for s in layout.slices], device=role.device)
     can_encode = (count(role == Role.ENCODE) > 0) & ~is_map
-    encode, decode = (v[:, own] for v in draw_bandsets(can_encode, can_encode | (count(~missing) > 0) & is_map, generator, min_encode))   # (B, N)
+    chosen = draw_bandsets(can_encode, can_encode | (count(~missing) > 0) & is_map, generator, min_encode)        # (B, S) each
+    encode, decode = (v[:, own] for v in chosen)                                                  # (B, N) each
     keeps = decode if unselected == "target" else decode | ~encode
     role = role.masked_fill((role == Role.ENCODE) & ~encode, Role.TARGET).masked_fill((role == Role.DECODE) & ~keeps, Role.TARGET)
     return at_least_one(role, layout, generator, only_decode)

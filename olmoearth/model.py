@@ -15,7 +15,7 @@ from .tokens import Encodings, Layout, PatchEmbedding, Role, Tokens, token_missi
 from .transformer import Block, Packing, gather, init_weights, pack, scatter, set_generator
 
 # %% auto #0
-__all__ = ['SIZES', 'VERSIONS', 'Config', 'Encoder', 'Decoder', 'Output', 'OlmoEarth', 'pool_places', 'count_parameters']
+__all__ = ['SIZES', 'VERSIONS', 'Config', 'Encoder', 'Decoder', 'Output', 'OlmoEarth', 'count_parameters', 'pool_places']
 
 # %% ../nbs/09_model.ipynb #068852c5
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Config:
         if unknown := set(overrides) - {f.name for f in fields(Config)}:
             raise InputError(f"Config has no field {', '.join(sorted(unknown))}; it has {', '.join(f.name for f in fields(Config))}")
         config = replace(Config(size=size, version=version, **SIZES[size], **VERSIONS[version]), **overrides)  # type: ignore
-        if absent := [k for k in config.inputs if k not in config.modalities]: raise InputError(f"inputs {', '.join(absent)} must also be in modalities")
+        if absent := [k for k in config.inputs if k not in config.modalities]:
+            raise InputError(f"inputs {', '.join(absent)} must also be in modalities; add modalities=SENSORS + MAPS + ({absent[0]!r},)")
         return config
 
 # %% ../nbs/09_model.ipynb #b4595045
@@ -163,11 +164,14 @@ class OlmoEarth(nn.Module):
     def _encode(self, batch: Batch, layout: Layout, roles: Tensor) -> tuple[Tensor, Packing]:
         "Features (R, L, D) of the visible tokens for (R, N) roles, and which tokens of the full layout they are."
         inner, position = layout.select(self.config.inputs)                              # tokens the encoder may read, (n,)
+        if not len(inner):
+            raise InputError(f"the batch has {', '.join(layout.names) or 'nothing'}; the encoder reads {', '.join(self.config.inputs)}: add one")
         position = position.to(roles.device)
         visible = roles == Role.ENCODE
         if (visible.sum() - visible[:, position].sum()).item():
             names = [k for k in layout.names if k not in self.config.inputs and visible[:, layout.where(k).to(roles.device)].any()]
-            raise InputError(f"{', '.join(names)}: marked ENCODE, but not an input of this model; mask it, or build with Config.of(..., inputs=(..., {names[0]!r}))")
+            raise InputError(f"{', '.join(names)}: marked ENCODE, but not an input of this model; mask it, or build with "
+                             f"Config.of(..., inputs=(..., {names[0]!r}))")
         packing = pack(visible[:, position])
         x = self.encoder.patch_embedding(batch, inner) + self.encoder.encodings(inner, batch)      # (B, n, D), once for all maskings
         features = self.encoder(x, packing)                                              # (R, L, D)
@@ -209,7 +213,16 @@ class OlmoEarth(nn.Module):
     def _check_roles(self, roles: Tensor, batch: Batch, layout: Layout) -> None:
         "Raise InputError where roles (V, B, N) do not fit the batch."
         if roles.shape[1:] != (len(batch), len(layout)):
-            raise InputError(f"roles of shape {tuple(roles.shape)} do not fit {len(batch)} samples of {len(layout)} tokens ({', '.join(layout.names)})")
+            raise InputError(f"roles of shape {tuple(roles.shape)} do not fit {len(batch)} samples of {len(layout)} tokens "
+                             f"({', '.join(layout.names)}); make them with a mask strategy on model.layout(batch)")
+
+# %% ../nbs/09_model.ipynb #8f2ff07f
+def count_parameters(
+    config: Config,  # sizes
+) -> dict[str, int]:     # "encoder", "decoder" -> numbers that can train
+    "How many weights a model has, without making them."
+    with torch.device("meta"): model = OlmoEarth(config)
+    return {k: sum(p.numel() for p in part.parameters()) for k, part in (("encoder", model.encoder), ("decoder", model.decoder))}
 
 # %% ../nbs/09_model.ipynb #dd3b1e5f
 def pool_places(
@@ -223,11 +236,3 @@ def pool_places(
     total = total.index_add(1, place[ground], tokens.x[:, ground].float() * seen[..., None])        # (B, P, D)
     count = torch.zeros(len(tokens), layout.n_places, device=tokens.x.device).index_add(1, place[ground], seen)
     return torch.where(count[..., None] > 0, total / count[..., None].clamp(min=1), torch.nan).unflatten(1, layout.grid)
-
-# %% ../nbs/09_model.ipynb #8f2ff07f
-def count_parameters(
-    config: Config,  # sizes
-) -> dict[str, int]:     # "encoder", "decoder" -> numbers that can train
-    "How many weights a model has, without making them."
-    with torch.device("meta"): model = OlmoEarth(config)
-    return {k: sum(p.numel() for p in part.parameters()) for k, part in (("encoder", model.encoder), ("decoder", model.decoder))}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
@@ -16,13 +16,10 @@ from torch.nn import functional as F
 from .modalities import Modality, bandsets, modality
 from .samples import Batch, InputError
 
-if TYPE_CHECKING:
-    import numpy as np
-
 # %% auto #0
 __all__ = ['IMAGE_PATCH', 'BAND_MEAN', 'Role', 'Slice', 'Index', 'Layout', 'patch_side', 'Tokens', 'channels', 'token_missing',
            'resize_matrix', 'resize', 'PatchProjection', 'PatchEmbedding', 'require_modalities', 'sincos',
-           'month_table', 'position_table', 'Encodings', 'slice_title', 'token_panels']
+           'month_table', 'position_table', 'Encodings']
 
 # %% ../nbs/06_tokens.ipynb #7c1319ab
 class Role(IntEnum):
@@ -63,8 +60,9 @@ class Layout:
     preset: str = "v1"         # tokenisation preset, see `olmoearth.modalities.bandsets`
 
     def __post_init__(self) -> None:
-        for what, seen in (("patch grids", {(s.h, s.w) for s in self.slices if s.on_grid}), ("numbers of dates", {s.t for s in self.slices if s.has_time})):
-            if len(seen) > 1: raise InputError(f"layout: {what} differ: {sorted(seen)}; all ground modalities share one grid, all series one list of dates")
+        grids, dates = {(s.h, s.w) for s in self.slices if s.on_grid}, {s.t for s in self.slices if s.has_time}
+        if len(grids) > 1: raise InputError(f"layout: patch grids differ: {sorted(grids)}; crop all ground modalities alike")
+        if len(dates) > 1: raise InputError(f"layout: numbers of dates differ: {sorted(dates)}; all series share one list of dates, with gaps masked")
 
     def __len__(self) -> int: return self.slices[-1].stop if self.slices else 0
 
@@ -82,7 +80,8 @@ class Layout:
         preset: str = "v1",   # tokenisation preset
     ) -> Layout:
         "The layout of a batch at its patch size. Raises InputError where sides are no multiple of the patch."
-        return Layout.of(preset, **{k: _token_shape(modality(k), tuple(v.shape[1:4]), batch.patch_size) for k, v in batch.values.items()})
+        sizes = {k: (v.shape[1], v.shape[2], v.shape[3]) for k, v in batch.values.items()}                       # (H, W, T)
+        return Layout.of(preset, **{k: _token_shape(modality(k), size, batch.patch_size) for k, size in sizes.items()})
 
     def select(
         self, names: Sequence[str]   # modalities to keep
@@ -107,54 +106,34 @@ class Layout:
         return torch.isin(self.modality_id, torch.tensor(ids, dtype=torch.long))
 
     @property
-    def names(self) -> tuple[str, ...]:
-        "Modalities, in order."
-        return tuple(dict.fromkeys(s.modality for s in self.slices))
+    def names(self) -> tuple[str, ...]: return tuple(dict.fromkeys(s.modality for s in self.slices))   # modalities, in order
 
     @property
-    def grid(self) -> tuple[int, int]:
-        "Rows and columns of the ground grid in patches; (0, 0) where nothing lies on it."
-        return next(((s.h, s.w) for s in self.slices if s.on_grid), (0, 0))
+    def grid(self) -> tuple[int, int]: return next(((s.h, s.w) for s in self.slices if s.on_grid), (0, 0))   # ground patches: rows, columns
 
     @property
-    def n_places(self) -> int:
-        "Number of ground patches."
-        return self.grid[0] * self.grid[1]
+    def n_places(self) -> int: return self.grid[0] * self.grid[1]   # ground patches
 
     @property
-    def n_times(self) -> int:
-        "Number of dates; 0 where nothing has one."
-        return next((s.t for s in self.slices if s.has_time), 0)
+    def n_times(self) -> int: return next((s.t for s in self.slices if s.has_time), 0)   # dates
 
     @property
-    def row(self) -> Tensor:
-        "(N,) row of each token's patch, on the CPU."
-        return self.index().row
+    def row(self) -> Tensor: return self.index().row   # (N,) row of each patch, on the CPU as all that follow
 
     @property
-    def col(self) -> Tensor:
-        "(N,) column of each token's patch."
-        return self.index().col
+    def col(self) -> Tensor: return self.index().col   # (N,) column of each patch
 
     @property
-    def time(self) -> Tensor:
-        "(N,) date number of each token; -1: no date."
-        return self.index().time
+    def time(self) -> Tensor: return self.index().time   # (N,) number of the date; -1: no date
 
     @property
-    def place(self) -> Tensor:
-        "(N,) ground patch of each token; -1: not on the ground grid."
-        return self.index().place
+    def place(self) -> Tensor: return self.index().place   # (N,) ground patch; -1: not on the ground grid
 
     @property
-    def slice_id(self) -> Tensor:
-        "(N,) slice of each token."
-        return self.index().slice_id
+    def slice_id(self) -> Tensor: return self.index().slice_id   # (N,) slice
 
     @property
-    def modality_id(self) -> Tensor:
-        "(N,) modality of each token, a position in `names`."
-        return self.index().modality_id
+    def modality_id(self) -> Tensor: return self.index().modality_id   # (N,) position in `names`
 
 # %% ../nbs/06_tokens.ipynb #9b22b3f6
 IMAGE_PATCH = 8  # pixels along a patch of an image with a pixel grid of its own
@@ -176,8 +155,9 @@ def _token_shape(
     "How many tokens one bandset gives. Raises InputError where a side is no multiple of the patch."
     (height, width, t), side = shape, patch_side(m, patch_size)
     if height % side or width % side or not height or not width:
+        fixed = "" if m.on_grid else f" (images have fixed {IMAGE_PATCH} px patches)"
         raise InputError(f"{m.name}: {height} x {width} px cannot be cut into patches of {side} px; crop it to "
-                         f"{height // side * side} x {width // side * side}" + ("" if m.on_grid else f" (images have fixed {IMAGE_PATCH} px patches)"))
+                         f"{height // side * side} x {width // side * side}{fixed}")
     return height // side, width // side, t
 
 # %% ../nbs/06_tokens.ipynb #42ab5928
@@ -202,7 +182,8 @@ def _index(layout: Layout, device: torch.device) -> Index:
     "Compute `Index` for `Layout.index`."
     parts: list[list[Tensor]] = [[] for _ in Index._fields]
     for i, s in enumerate(layout.slices):
-        row, col, time = (v.reshape(-1) for v in torch.meshgrid(torch.arange(s.h), torch.arange(s.w), torch.arange(s.t), indexing="ij"))  # (h w t)
+        axes = torch.meshgrid(torch.arange(s.h), torch.arange(s.w), torch.arange(s.t), indexing="ij")            # (h, w, t) each
+        row, col, time = (v.reshape(-1) for v in axes)
         none = torch.full_like(row, -1)
         values = (row, col, time if s.has_time else none, row * s.w + col if s.on_grid else none, torch.full_like(row, i),
                   torch.full_like(row, layout.names.index(s.modality)))
@@ -295,7 +276,7 @@ class PatchProjection(nn.Module):
         super().__init__()
         self.side = side
         self.proj = nn.Linear(side * side * bands, dim)   # inputs in (row, column, band) order
-        self.proj.wide_init = side > 1                    # pixels start as a convolution does, see `init_weights`
+        self.proj.wide_init = side > 1                    # type: ignore  # pixels start as a convolution does, see `init_weights`
 
     def forward(
         self, x: Tensor,  # (B, H, W, T, C) without gaps
@@ -316,8 +297,8 @@ class PatchEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.preset = dim, preset
-        self.bandset = nn.ModuleDict({name: nn.ModuleList(
-            PatchProjection(len(b.bands), patch_side(modality(name), IMAGE_PATCH), dim) for b in bandsets(name, preset)) for name in modalities})
+        self.bandset = nn.ModuleDict({name: nn.ModuleList(PatchProjection(len(b.bands), patch_side(modality(name), IMAGE_PATCH), dim)
+                                                          for b in bandsets(name, preset)) for name in modalities})
 
     def forward(
         self, batch: Batch,  # normalised pixels
@@ -326,8 +307,8 @@ class PatchEmbedding(nn.Module):
         "Embed every slice of the layout; gaps are read as the band's mean. Raises InputError for a modality without weights."
         require_modalities(layout, tuple(self.bandset), self.preset)
         filled = {k: batch.values[k].masked_fill(batch.missing[k], BAND_MEAN) for k in layout.names}            # (B, H, W, T, C)
-        parts = [self.bandset[s.modality][s.bandset](filled[s.modality][..., channels(s.modality, s.bandset, self.preset)], s.h, s.w)  # type: ignore
-                 for s in layout.slices]
+        project = lambda s: self.bandset[s.modality][s.bandset]                                                  # type: ignore
+        parts = [project(s)(filled[s.modality][..., channels(s.modality, s.bandset, self.preset)], s.h, s.w) for s in layout.slices]
         return torch.cat(parts, 1) if parts else torch.zeros(len(batch), 0, self.dim, device=batch.days.device)
 
 # %% ../nbs/06_tokens.ipynb #096dd192
@@ -338,15 +319,17 @@ def require_modalities(
 ) -> None:
     "Raises InputError where a model lacks weights for a layout."
     if absent := [k for k in layout.names if k not in known]:
-        raise InputError(f"{', '.join(absent)}: this model has no weights for it; build it with Config.of(..., modalities=(..., {absent[0]!r}))")
-    if layout.preset != preset: raise InputError(f"the layout uses tokenisation {layout.preset!r}, the model {preset!r}; use Layout.from_batch(batch, {preset!r})")
+        raise InputError(f"{', '.join(absent)}: this model has no weights for it; build it with "
+                         f"Config.of(..., modalities=(..., {absent[0]!r}))")
+    if layout.preset != preset:
+        raise InputError(f"the layout uses tokenisation {layout.preset!r}, the model {preset!r}; use Layout.from_batch(batch, {preset!r})")
 
 # %% ../nbs/06_tokens.ipynb #d17337df
 def sincos(
     position: Tensor,  # (N,) any numbers
     dim: int,          # even
 ) -> Tensor:           # (N, dim): dim / 2 sines, then as many cosines
-    "Encode numbers by waves of falling frequency. The frequencies are the released ones, `10000 ** -(i / dim / 2)`, i below dim / 2: 1 down to 0.1."
+    "Encode numbers by waves. Frequencies are the released ones, `10000 ** -(i / dim / 2)` for i below dim / 2: 1 down to 0.1."
     omega = 10000.0 ** -(torch.arange(dim // 2, device=position.device) / dim / 2)
     angle = position.float()[:, None] * omega                                                                   # (N, dim / 2)
     return torch.cat([angle.sin(), angle.cos()], 1)
@@ -369,10 +352,11 @@ def position_table(
 ) -> tuple[Tensor, Tensor]:   # (N, dim) date and (N, dim) place encodings
     "The quarters that depend on the layout alone; computed once for each layout and patch size."
     index = layout.index(device)
-    pixels = torch.tensor([patch_size if s.on_grid else IMAGE_PATCH for s in layout.slices], device=device)[index.slice_id]     # (N,) px per patch
-    has_place = torch.tensor([modality(s.modality).kind not in ("time", "point") for s in layout.slices], device=device)[index.slice_id]
+    spread = lambda values: torch.tensor(values, device=device)[index.slice_id]                                 # per slice -> (N,)
+    pixels = spread([patch_size if s.on_grid else IMAGE_PATCH for s in layout.slices])                          # px along the patch
+    has_place = spread([modality(s.modality).kind not in ("time", "point") for s in layout.slices])
     time = sincos(index.time, dim) * (index.time >= 0)[:, None]
-    place = torch.cat([sincos(index.col * pixels, dim // 2), sincos(index.row * pixels, dim // 2)], 1)          # the column comes first, as released
+    place = torch.cat([sincos(index.col * pixels, dim // 2), sincos(index.row * pixels, dim // 2)], 1)          # column first, as released
     return time, place * has_place[:, None]
 
 # %% ../nbs/06_tokens.ipynb #5e8b793c
@@ -398,39 +382,8 @@ class Encodings(nn.Module):
         index = layout.index(batch.month.device)
         time, place = position_table(layout, batch.patch_size, self.dim // 4, batch.month.device)               # (N, D/4) each
         bandset = torch.cat([self.bandset[k] for k in layout.names])[index.slice_id]                            # (N, D/4)
-        if layout.n_times > batch.n_times: raise InputError(f"the layout has {layout.n_times} dates, the batch months for {batch.n_times}")
-        month = F.embedding(batch.month, self.month)[:, index.time.clamp(min=0)] * (index.time >= 0)[:, None]   # (B, N, D/4)  # type: ignore
+        if layout.n_times > batch.n_times: raise InputError(f"the layout has {layout.n_times} dates, the batch {batch.n_times} months")
+        month: Tensor = self.month[batch.month]  # type: ignore                                                 # (B, T, D/4)
+        month = month[:, index.time.clamp(min=0)] * (index.time >= 0)[:, None]                                  # (B, N, D/4)
         expand = lambda v: v.expand(len(batch), *v.shape)
         return torch.cat([expand(bandset), expand(time), month, expand(place)], 2)
-
-# %% ../nbs/06_tokens.ipynb #4e6a86b5
-def slice_title(
-    s: Slice,             # tokens of one bandset
-    preset: str = "v1",   # tokenisation preset
-) -> str:
-    "What a person calls a bandset: the sensor and, where it has several, the resolution of the bands."
-    sets = bandsets(s.modality, preset)
-    return modality(s.modality).title + (f" {sets[s.bandset].gsd:g} m" if len(sets) > 1 else "")
-
-# %% ../nbs/06_tokens.ipynb #d0f2c247
-def token_panels(
-    values: Tensor,   # (N, 3) colours, 0..1
-    layout: Layout,   # N tokens
-    gap: int = 1,     # white squares between panels
-    scale: int = 8,   # canvas pixels along one token; from 4 on, fine lines part the tokens
-) -> tuple[np.ndarray, list[tuple[str, float]]]:   # canvas (rows, columns, 3), and (label, y) of each strip
-    "Lay out one square per token, white in between."
-    width = max(s.t * (s.w + gap) - gap for s in layout.slices)
-    strips, ticks, y = [], [], 0
-    for s in layout.slices:
-        strip = torch.ones(s.h + gap, width, 3)
-        panels = F.pad(values[s.start:s.stop].reshape(s.h, s.w, s.t, 3).permute(0, 2, 1, 3), (0, 0, 0, gap), value=1.0)   # (h, t, w + gap, 3)
-        panels = panels.reshape(s.h, -1, 3)[:, :width]
-        strip[:s.h, :panels.shape[1]] = panels
-        strips.append(strip)
-        ticks.append((slice_title(s, layout.preset), scale * (y + s.h / 2) - 0.5))
-        y += s.h + gap
-    canvas = torch.cat(strips)[:y - gap].repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    if scale >= 4:
-        for line in (canvas[scale - 1::scale], canvas[:, scale - 1::scale]): line += 0.5 * (1 - line)
-    return canvas.numpy(), ticks

@@ -95,7 +95,8 @@ class DropPath(nn.Module):
     ) -> Tensor:
         "Raises InputError in training where no generator was set."
         if not self.training or self.rate == 0: return x
-        if self.generator is None: raise InputError("drop path needs its own random numbers: call set_generator(model, torch_generator(seed)) before training")
+        if self.generator is None:
+            raise InputError("drop path needs its own random numbers: call set_generator(model, torch_generator(seed)) before training")
         kept = torch.rand(len(x), generator=self.generator, device=self.generator.device) >= self.rate   # (B,)
         return x * (kept.to(x) / (1 - self.rate)).to(x.dtype)[:, None, None]
 
@@ -137,7 +138,7 @@ def init_weights(
     seed: int,         # where the draws start
     prefix: str = "",  # put before the names, so that two parts of a model differ
 ) -> None:
-    "Draw every weight from (seed, its name). Parameters outside linear layers and norms become zero. Weights on the meta device stay unset."
+    "Draw every weight from (seed, its name). Parameters outside linear layers and norms become zero; the meta device has none to draw."
     for name, part in model.named_modules():
         wide = getattr(part, "wide_init", False)
         for key, p in part.named_parameters(recurse=False):
