@@ -246,6 +246,7 @@ def ground(
     wild = .18 * broad[1] + .09 * fine[0] + .12 * step(-land.brook, -12, -1)
     vigour = 1 + np.where(crop, .28 * (own(1) - .55) + .05 * broad[1] + .03 * fine[0], wild)
     bright = np.clip(.42 + .16 * broad[2] + .5 * (.7 - clim.wet) + np.where(crop, .3 * (own(2) - .5), 0) + .05 * fine[1], 0, 1)
+    bright = np.clip(bright + .22 * step(warmth, 16, 22) * step(-clim.wet, -.9, -.5), 0, 1)  # pale soils of the dry tropics
     red = np.clip(step(warmth, 13, 23) * (.45 + .4 * noise(mix(seed, 85), block, 2048, 2)), 0, 1)
     double = (cover == ID["maize"]) & (warmth > 20) & (own(3) < .35)
     single = lambda a: a.astype(np.float32)

@@ -88,9 +88,9 @@ def haze(
     year: int,      # of the images
     n: int,         # months
     sensor: int,    # each sensor passes on another day
-) -> np.ndarray:    # (T, H, W) float32, 0..3
+) -> np.ndarray:    # (T, H, W) float32, -0.8..3; below 0: corrected too far, as happens with a low sun
     "What remains of the air after correction."
-    return np.clip(.7 + .7 * noise(mix(seed, 102, sensor, year, np.arange(n)), block, 2048), 0, 3)
+    return np.clip(.5 + .9 * noise(mix(seed, 102, sensor, year, np.arange(n)), block, 2048), -.8, 3)
 
 # %% ../nbs/03c_sensors.ipynb #da96c0b0
 @lru_cache(maxsize=4)

@@ -261,7 +261,8 @@ def reflectance(
     sunny *= 1 - s.snow
     out, part = np.empty((12, *s.green.shape), np.float32), np.empty_like(s.green)
     flowers, ponds, snows = s.flower.any(), flood.any(), s.snow.any()
-    for b, v in enumerate(out):                                                              # v: (T, H, W), filled in place
+    for b in range(12):
+        v: np.ndarray = out[b]                                                               # (T, H, W), filled in place
         np.multiply(leaves, leaf[b][g.cover] * leafy, out=v)
         v += np.multiply(s.dry, chaff[b][g.cover] * leafy, out=part)
         v += np.multiply(rest, soil[b], out=part)

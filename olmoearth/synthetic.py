@@ -15,7 +15,7 @@ from .samples import InputError, Label, Sample
 from .sensors import MARGIN, inner, landsat, sentinel1, sentinel2
 from .settings import rng
 from .spectra import months_of, reflectance, shares, weather
-from .terrain import CRS, EASTING, NORTHING, Block, climate, latitude, mix, noise, relief, uniform
+from .terrain import CRS, EASTING, NORTHING, Block, climate, mix, noise, relief, uniform
 
 # %% auto #0
 __all__ = ['HOME', 'CELL', 'TILE', 'WORLD_MODALITIES', 'GRANULE', 'CROP_CLASSES', 'on_plane', 'worldcereal', 'openstreetmap',

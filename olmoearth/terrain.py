@@ -112,7 +112,7 @@ def latitude(
 # %% ../nbs/03_terrain.ipynb #3805d389
 _LAT = np.array([0, 10, 15, 20, 30, 37, 45, 50, 60, 70, 80, 90], float)
 _TEMPERATURE = [26.5, 26.5, 26, 25, 21, 16.5, 11.5, 9, 2, -9, -16, -24]                      # at sea level, degrees Celsius
-_SWING = [.8, 1.5, 2.5, 4, 7.5, 9, 10, 10.5, 13, 15, 15, 15]                                 # half the yearly range, K
+_SWING = [.8, 1.5, 2.5, 4, 7.5, 8.5, 9, 9, 11.5, 14, 15, 15]                                 # half the yearly range, K
 _WET = [1.1, 1.0, .75, .5, .32, .5, .75, .8, .75, .6, .5, .4]                                # 0 desert .. 1 rainforest
 _SEASON = [.2, .75, .9, .9, .3, -.55, 0, .15, .25, .3, .3, .3]                               # 1: all rain in summer; below 0: in winter
 
