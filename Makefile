@@ -13,6 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: .venv/.demo
 	olmoearth demo --out out
 
+test: export OMP_NUM_THREADS = 1
 test: .venv/.dev
 	python -m pytest -n $(WORKERS) --dist worksteal --durations=10 -q
 
