@@ -265,11 +265,12 @@ def read_weights(
         try: return load_file(path)
         except (SafetensorError, OSError) as err: raise InputError(f"{path}: {err}; the file is damaged or cut short, fetch it again") from None
     with path.open("rb") as f: head = f.read(2)
-    if not head or head == b"PK" and not zipfile.is_zipfile(path): raise InputError(f"{path}: the file is empty or cut short; fetch it again")
+    if len(head) < 2 or head == b"PK" and not zipfile.is_zipfile(path): raise InputError(f"{path}: the file is empty or cut short; fetch it again")
     try: state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:   # pickle, zip and torch errors of many classes
-        why = "it asks for more than tensors, and none of it was run" if "weights_only" in str(err) or "Unsupported" in str(err) else "it is damaged or no checkpoint"
-        raise InputError(f"{path}: {why} ({type(err).__name__}: {str(err).splitlines()[0][:120]})") from None
+        asks = re.search(r"Unsupported (global|class)[^\n]*?(?= by default|$)|Trying to call reduce[^\n]*", str(err), re.M)
+        why = f"it asks for more than tensors, and none of it was run: {asks[0]}" if asks else f"it is damaged or no checkpoint, and none of it was run ({type(err).__name__})"
+        raise InputError(f"{path}: {why}") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: holds a {type(state).__name__} that is not names and tensors; give the state dictionary alone")
     return state
