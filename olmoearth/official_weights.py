@@ -53,7 +53,7 @@ _SHAPES = {"nano": (128, 4, "any laptop, maps of whole countries"), "tiny": (192
 _RELEASED = {"v1": {"nano": (1.4, 0.8), "tiny": (6.2, 1.9), "base": (89, 30), "large": (308, 53)},
              "v1.1": {"nano": (1.7, 0.8), "tiny": (12.5, 1.9), "base": (114, 30)},
              "v1.2": {"nano": (1.7, 0.8), "tiny": (12.5, 1.9), "small": (35.6, 7.4), "base": (114, 30)},
-             "v1.3": {"base": (124, 31)}}
+             "v1.3": {"base": (128, 30)}}
 MODELS = tuple(Release(f"OlmoEarth-{v.replace('.', '_')}-{size.capitalize()}", v, size, _SHAPES[size][0], _SHAPES[size][1], encoder, decoder, _SHAPES[size][2])
                for v, sizes in _RELEASED.items() for size, (encoder, decoder) in sizes.items())
 
