@@ -223,7 +223,8 @@ def ground(
     cover, irrigated = farm(seed, year, cover, clim, land, plots, warmth, block)
     crop = cover >= ID[CROPS[0]]
     settled = (np.hypot(land.south, land.east) < .2) & (warmth + clim.swing > 9) & (clim.wet > .12) & (land.shore < .6)
-    built = Town(built.density * settled, *(a & settled for a in built[1:5]), built.lot)
+    flags = [a & settled for a in (built.street, built.house, built.hall, built.park)]
+    built = Town(built.density * settled, flags[0], flags[1], flags[2], flags[3], built.lot)
     road = roads(seed, block, land, plots, built, crop)
     garden = uniform(built.lot, 8)
     tree = np.where(warmth > 19, ID["tropical forest"], ID["broadleaf"])

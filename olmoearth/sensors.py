@@ -40,7 +40,7 @@ def coarse(
     k: int,         # pixels
 ) -> np.ndarray:    # (..., H / k, W / k)
     "Mean of k x k pixels."
-    return sum(x[..., i::k, j::k] for i in range(k) for j in range(k)) * np.float32(1 / (k * k))
+    return np.asarray(sum(x[..., i::k, j::k] for i in range(k) for j in range(k))) * np.float32(1 / (k * k))
 
 # %% ../nbs/03c_sensors.ipynb #7f0ae95a
 def fine(

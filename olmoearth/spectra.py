@@ -254,7 +254,7 @@ def reflectance(
     open_ = 1 - s.green - s.dry                                                              # ground between the plants
     rest, flood, leaves = open_ * damp * (1 - s.flood), open_ * s.flood, s.green - s.flower
     pond, yellow, clear, paved, white = (ENDMEMBERS[n] for n in ("turbid water", "yellow", "clear water", "paved", "snow"))
-    lush = 1 / (.9 + .2 * w.moisture)                                                        # moist plants are darker in red and shortwave infrared
+    lush = 1 / (.9 + .2 * w.moisture)   # moist plants are darker in red and shortwave infrared
     keep = (1 - stream) * (1 - lane)                                                         # (H, W)
     sunny = light(g, t)
     bright = sunny * s.snow * (1 + .04 * g.grain)
