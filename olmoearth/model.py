@@ -165,7 +165,7 @@ class OlmoEarth(nn.Module):
         "Features (R, L, D) of the visible tokens for (R, N) roles, and which tokens of the full layout they are."
         inner, position = layout.select(self.config.inputs)                              # tokens the encoder may read, (n,)
         if not len(inner):
-            raise InputError(f"the batch has {', '.join(layout.names) or 'nothing'}; the encoder reads {', '.join(self.config.inputs)}: add one")
+            raise InputError(f"the batch has {', '.join(layout.names) or 'nothing'}; the encoder reads {', '.join(self.config.inputs)}")
         position = position.to(roles.device)
         visible = roles == Role.ENCODE
         if (visible.sum() - visible[:, position].sum()).item():

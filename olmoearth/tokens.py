@@ -62,7 +62,7 @@ class Layout:
     def __post_init__(self) -> None:
         grids, dates = {(s.h, s.w) for s in self.slices if s.on_grid}, {s.t for s in self.slices if s.has_time}
         if len(grids) > 1: raise InputError(f"layout: patch grids differ: {sorted(grids)}; crop all ground modalities alike")
-        if len(dates) > 1: raise InputError(f"layout: numbers of dates differ: {sorted(dates)}; all series share one list of dates, with gaps masked")
+        if len(dates) > 1: raise InputError(f"layout: numbers of dates differ: {sorted(dates)}; all series share one list of dates")
 
     def __len__(self) -> int: return self.slices[-1].stop if self.slices else 0
 

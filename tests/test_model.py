@@ -84,7 +84,7 @@ def test_a_sample_is_not_changed_by_its_neighbours():
 def test_missing_values_change_nothing(fill):
     model, batch = make_model(), make_batch(B=3)
     g = torch_generator(0, "missing")
-    for k, m in batch.missing.items(): m |= torch.rand(m.shape, generator=g) < 0.2
+    for m in batch.missing.values(): m |= torch.rand(m.shape, generator=g) < 0.2
     batch.missing["sentinel1"][0] = True
     batch.missing["landsat"][:, :, :, 2] = True
     roles = make_roles(model, batch)
