@@ -115,11 +115,11 @@ def find_offset(
     "Whether Sentinel-2 digital numbers still hold the +1000 of baseline 04.00."
     applied = facts.get("earthsearch:boa_offset_applied")
     if applied in (True, "true", "True"): return 0
-    baseline = facts.get("s2:processing_baseline") or facts.get("processing:version") or facts.get("PROCESSING_BASELINE")
+    named = (facts.get(k) for k in ("s2:processing_baseline", "PROCESSING_BASELINE", "processing:version"))
+    baseline = next((float(b) for b in named if b is not None and re.fullmatch(r"0?\d\.\d+", str(b))), None)
+    if baseline is not None and baseline < 4: return 0                                   # no product had the offset then
     listed = _listed_offset(facts)
-    if listed is not None: return listed
-    if baseline is None: return None
-    return 1000 if float(baseline) >= 4 else 0
+    return listed if listed is not None else None if baseline is None else 1000
 
 # %% ../nbs/04a_rasters.ipynb #63acc628
 def without_offset(

@@ -213,6 +213,10 @@ def test_missing_modalities_are_asked_for_by_name():
     assert set(b.values) == {"sentinel1", "srtm", "landsat"}
 
 
+def test_nothing_to_read_is_an_error():
+    with pytest.raises(InputError, match="none of what is read"): next(iter(Loader(Places(4, names=("sentinel1",)), 2, modalities=["srtm"])))
+
+
 def test_cache_returns_the_same_and_survives_two_writers(tmp_path):
     data = Places(3, gaps=True)
     a, b = Cached(data, tmp_path), Cached(data, tmp_path)

@@ -110,7 +110,9 @@ def test_dates_of_the_first_sensor_move_when_another_opens_one_before():
     ({"earthsearch:boa_offset_applied": False, "s2:processing_baseline": "02.12"}, 0), ({"earthsearch:boa_offset_applied": False}, None),
     ({"raster:bands": [{"scale": 0.0001, "offset": -0.1}]}, 1000), ({"raster:bands": [{"scale": 0.0001, "offset": 0}]}, 0),
     ({"bands": [{"raster:scale": 0.0001, "raster:offset": -0.1}]}, 1000), ({"raster:offset": -0.1, "raster:scale": 0.0001}, 1000),
-    ({"raster:bands": [{"offset": -1000}]}, 1000), ({"BOA_ADD_OFFSET": "-1000"}, 1000), ({"PROCESSING_BASELINE": "05.10"}, 1000)])
+    ({"raster:bands": [{"offset": -1000}]}, 1000), ({"BOA_ADD_OFFSET": "-1000"}, 1000),
+    ({"s2:processing_baseline": "02.12", "raster:bands": [{"scale": 0.0001, "offset": -0.1}]}, 0), ({"processing:version": "sen2cor"}, None),
+    ({"s2:processing_baseline": "05.00", "raster:bands": [{"scale": 0.0001, "offset": 0}]}, 0), ({"PROCESSING_BASELINE": "05.10"}, 1000)])
 def test_offset_from_metadata(facts, want): assert find_offset(facts) == want
 
 
