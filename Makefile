@@ -61,3 +61,6 @@ clean:
 .venv/.dev: .venv/.torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	touch $@ .venv/.demo .venv/.lab
+
+# make parity, fixtures, shares, bench: against the released code, in an environment of its own
+-include tests/parity/parity.mk

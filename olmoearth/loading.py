@@ -162,7 +162,7 @@ def crop_to_budget(
     part = crop(sample, row, col, size)                                        # (size, size, T, C)
     start = 0
     if t < part.n_times:
-        has = np.flatnonzero(dates_with_data(sample))
+        has = np.flatnonzero(dates_with_data(part))
         fit = has[has + t <= (has[-1] + 1 if len(has) else 0)]                 # room for t dates before the last one with data
         start = int(fit[rng.integers(len(fit))]) if len(fit) else max(0, int(has[-1]) + 1 - t) if len(has) else 0
         part = at_times(part, np.arange(start, start + t))
@@ -323,6 +323,7 @@ class Loader:
         plan = self.plan(number)
         samples = [self.sample(i, rng(self.seed, "instead", number, k)) for k, i in enumerate(plan.items)]
         names = tuple(dict.fromkeys(k for s in samples for k in s.arrays))
+        if not names: raise InputError(f"batch {number}: none of what is read ({', '.join(self.modalities or ())}) is in its samples; use modalities=dataset[0].modalities")
         t = min(times_in_budget(names, plan.side, self.budget, self.preset), max(s.n_times for s in samples))
         parts = [crop_to_budget(s, plan.patch_size, plan.side, rng(self.seed, "crop", number, k), self.budget, self.preset, t)
                  for k, s in enumerate(samples)]

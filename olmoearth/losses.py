@@ -114,7 +114,7 @@ def score_tokens(
     drop_same: Collection[str], # modalities whose same-target negatives are dropped
 ) -> Choice:                    # three (V * B, N) tensors
     "Score every hidden token against its competitors."
-    (vb, n, d), b = prediction.shape, len(target)
+    (vb, n, _), b = prediction.shape, len(target)
     loss, choices, counted = prediction.new_zeros(vb, n, dtype=torch.float32), decode.new_zeros(vb, n, dtype=torch.long), torch.zeros_like(decode)
     droppable = torch.zeros(n, dtype=torch.bool, device=decode.device)
     for name in drop_same:

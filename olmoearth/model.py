@@ -5,7 +5,6 @@
 # %% ../nbs/09_model.ipynb #94038dd7
 from __future__ import annotations
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from .modalities import MAPS, SENSORS, UnknownName
@@ -15,7 +14,8 @@ from .tokens import Encodings, Layout, PatchEmbedding, Role, Tokens, token_missi
 from .transformer import Block, Packing, gather, init_weights, pack, scatter, set_generator
 
 # %% auto #0
-__all__ = ['SIZES', 'VERSIONS', 'Config', 'Encoder', 'Decoder', 'Output', 'OlmoEarth', 'count_parameters', 'pool_places']
+__all__ = ['SIZES', 'VERSIONS', 'Config', 'Encoder', 'Decoder', 'row_means', 'Output', 'OlmoEarth', 'count_parameters',
+           'pool_places']
 
 # %% ../nbs/09_model.ipynb #068852c5
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Encoder(nn.Module):
     def forward(
         self, x: Tensor,    # (S, n, D) embedded and encoded tokens
         packing: Packing,   # the visible ones, V maskings of S samples
-    ) -> Tensor:            # (V S, L, D)
+    ) -> Tensor:            # (R, D), row after row
         "Run the blocks over the visible tokens."
         x = gather(x, packing)
-        for block in self.blocks: x = block(x, keys=packing.keys)
+        for block in self.blocks: x = block(x, packing.counts)
         return self.norm(x)
 
 # %% ../nbs/09_model.ipynb #79704d7f
@@ -93,23 +93,41 @@ class Decoder(nn.Module):
         self.norm, self.output = nn.LayerNorm(c.dim), nn.Linear(c.dim, c.dim)
 
     def forward(
-        self, visible: Tensor,  # (B, L, D) features of the encoder
+        self, visible: Tensor,  # (L, D) features of the encoder, row after row
         address: Tensor,        # (S, N, D) encodings of all tokens
-        seen: Packing,          # which tokens `visible` holds, as positions in N
+        seen: Packing,          # which tokens `visible` holds
         asked: Packing,         # which tokens to predict
-    ) -> Tensor:                # (B, M, D) predictions in the target's space
+    ) -> Tensor:                # (M, D) predictions in the target's space, row after row
         "Ask for the hidden tokens."
-        context = self.embed(self.input_norm(visible)) + gather(address, seen)          # (B, L, D)
-        x = self.mask_token + gather(address, asked)                                    # (B, M, D)
-        for block in self.blocks: x = block(x, context, seen.keys)
+        context = self.embed(self.input_norm(visible)) + gather(address, seen)          # (L, D)
+        x = self.mask_token + gather(address, asked)                                    # (M, D)
+        for block in self.blocks: x = block(x, asked.counts, context, seen.counts)
         return self.output(self.norm(x))
 
+# %% ../nbs/09_model.ipynb #31f36fe4
+def row_means(
+    x: Tensor,          # (R, D) tokens, row after row
+    packing: Packing,   # whose they are
+) -> Tensor:            # (B, D), zero for a row without tokens
+    "Mean of the tokens of each row."
+    total = x.new_zeros(len(packing.counts), x.shape[1]).index_add(0, packing.row, x)
+    return total / torch.tensor(packing.counts, device=x.device).clamp(min=1)[:, None].to(x.dtype)
+
 # %% ../nbs/09_model.ipynb #841d8cd2
-class Output(NamedTuple):
+@dataclass
+class Output:
     "What one training step needs. R = V B rows: masking after masking."
     prediction: Tensor  # (R, N, D) decoder output on DECODE tokens, zero elsewhere
     pooled: Tensor      # (R, D) projected mean of the visible tokens
-    tokens: Tokens      # x (R, N, D) encoder output on ENCODE tokens, zero elsewhere; role (R, N)
+    features: Tensor    # encoder output on ENCODE tokens alone, row after row
+    seen: Packing       # which tokens these are
+    role: Tensor        # (R, N) int8
+    layout: Layout      # of the N tokens
+
+    @property
+    def tokens(self) -> Tokens:
+        "Encoder output as a table: x (R, N, D), zero where not visible."
+        return Tokens(scatter(self.features, self.seen), self.role, self.layout)
 
 # %% ../nbs/09_model.ipynb #acb8cf2b
 class OlmoEarth(nn.Module):
@@ -162,20 +180,18 @@ class OlmoEarth(nn.Module):
         return role.masked_fill(token_missing(batch, layout), Role.MISSING)
 
     def _encode(self, batch: Batch, layout: Layout, roles: Tensor) -> tuple[Tensor, Packing]:
-        "Features (R, L, D) of the visible tokens for (R, N) roles, and which tokens of the full layout they are."
+        "Features of the visible tokens of (R, N) roles, row after row, and which tokens of the full layout they are."
         inner, position = layout.select(self.config.inputs)                              # tokens the encoder may read, (n,)
         if not len(inner):
             raise InputError(f"the batch has {', '.join(layout.names) or 'nothing'}; the encoder reads {', '.join(self.config.inputs)}")
-        position = position.to(roles.device)
-        visible = roles == Role.ENCODE
-        if (visible.sum() - visible[:, position].sum()).item():
+        visible, position = roles == Role.ENCODE, position.to(roles.device)
+        seen, packing = pack(visible), pack(visible[:, position])                        # the same tokens, counted in N and in n
+        if len(seen.index) != len(packing.index):
             names = [k for k in layout.names if k not in self.config.inputs and visible[:, layout.where(k).to(roles.device)].any()]
             raise InputError(f"{', '.join(names)}: marked ENCODE, but not an input of this model; mask it, or build with "
                              f"Config.of(..., inputs=(..., {names[0]!r}))")
-        packing = pack(visible[:, position])
         x = self.encoder.patch_embedding(batch, inner) + self.encoder.encodings(inner, batch)      # (B, n, D), once for all maskings
-        features = self.encoder(x, packing)                                              # (R, L, D)
-        return features, packing._replace(order=position[packing.order])
+        return self.encoder(x, packing), seen
 
     def encode(
         self, batch: Batch,           # B samples
@@ -186,7 +202,7 @@ class OlmoEarth(nn.Module):
         role = self.default_role(batch, layout) if role is None else role
         self._check_roles(role[None], batch, layout)
         features, packing = self._encode(batch, layout, role)
-        return Tokens(scatter(features, packing, len(layout)), role, layout)
+        return Tokens(scatter(features, packing), role, layout)
 
     def embed(
         self, batch: Batch,           # B samples
@@ -205,10 +221,8 @@ class OlmoEarth(nn.Module):
         flat = roles.flatten(0, 1)                                                       # (R, N)
         features, seen = self._encode(batch, layout, flat)
         asked = pack(flat == Role.DECODE)
-        answers = self.decoder(features, self.decoder.encodings(layout, batch), seen, asked)       # (R, M, D)
-        mean = (features * seen.real[..., None]).sum(1) / seen.real.sum(1, keepdim=True).clamp(min=1)   # (R, D)
-        tokens = Tokens(scatter(features, seen, len(layout)), flat, layout)
-        return Output(scatter(answers, asked, len(layout)), self.encoder.project(mean), tokens)
+        answers = self.decoder(features, self.decoder.encodings(layout, batch), seen, asked)
+        return Output(scatter(answers, asked), self.encoder.project(row_means(features, seen)), features, seen, flat, layout)
 
     def _check_roles(self, roles: Tensor, batch: Batch, layout: Layout) -> None:
         "Raise InputError where roles (V, B, N) do not fit the batch."

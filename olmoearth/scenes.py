@@ -63,7 +63,8 @@ def embed_scene(
     if min(sample.shape) < patch_size: raise InputError(f"scene of {sample.height} x {sample.width} px is smaller than one patch of {patch_size} px; use a smaller patch_size")
     height, width = (n // patch_size * patch_size for n in sample.shape)
     if (height, width) != sample.shape:
-        warnings.warn(f"a rim of {sample.height - height} rows and {sample.width - width} columns is narrower than a patch of {patch_size} px and gets no embedding", InputWarning, stacklevel=2)
+        rim = f"a rim of {sample.height - height} rows and {sample.width - width} columns is narrower than a patch of {patch_size} px and gets no embedding"
+        warnings.warn(rim, InputWarning, stacklevel=2)
     sample = sample.select(names)
     tall, wide = min(window, height), min(window, width)
     places = [(r, c) for r in window_starts(height, tall) for c in window_starts(width, wide)]

@@ -12,52 +12,86 @@ from .samples import InputError
 from .settings import torch_generator
 
 # %% auto #0
-__all__ = ['Packing', 'pack', 'gather', 'scatter', 'Attention', 'DropPath', 'set_generator', 'Block', 'init_weights']
+__all__ = ['Packing', 'pack', 'gather', 'scatter', 'padded_attention', 'row_attention', 'attention', 'Attention', 'DropPath',
+           'set_generator', 'Block', 'init_weights']
 
 # %% ../nbs/08_transformer.ipynb #a481dbb5
 class Packing(NamedTuple):
-    "Which tokens of each sample were kept, in order, cut to the longest sample."
-    order: Tensor        # (B, L) int64: position in the full table
-    real: Tensor         # (B, L) bool: False for padding behind a shorter sample
-    keys: Tensor | None  # (B, 1, 1, L) bool for the attention; None where no sample is shorter
+    "Which tokens of a (B, N) table were kept: a list of R tokens, sample after sample."
+    index: Tensor            # (R,) int64: row * N + position in the row
+    row: Tensor              # (R,) int64: which of the B rows
+    counts: tuple[int, ...]  # (B,) kept tokens of each row
+    width: int               # N
 
 # %% ../nbs/08_transformer.ipynb #78dd27c4
 def pack(
     keep: Tensor,   # (B, N) bool: tokens to keep
 ) -> Packing:
-    "Positions of the kept tokens, first ones first. A sample that keeps none gets one padding token."
-    count = keep.sum(1)                                                                          # (B,)
-    longest, shortest = (int(v) for v in torch.stack([count.max(), count.min()]).tolist()) if len(keep) else (0, 0)
-    order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :max(longest, 1)]                  # (B, L)
-    real = torch.arange(order.shape[1], device=keep.device) < count[:, None]                      # (B, L)
-    if shortest == longest > 0: return Packing(order, real, None)
-    keys = real.clone()
-    keys[:, 0] |= count == 0                                                                      # attention over nothing would be NaN
-    return Packing(order, real, keys[:, None, None])
+    "List the kept tokens."
+    index = keep.flatten().nonzero()[:, 0]                                                        # (R,)
+    return Packing(index, index // max(keep.shape[1], 1), tuple(keep.sum(1).tolist()), keep.shape[1])
 
 # %% ../nbs/08_transformer.ipynb #64a45f2a
 def gather(
     x: Tensor,          # (S, N, D): tables of S samples
     packing: Packing,   # of B = V S rows: V maskings of the same samples, masking by masking
-) -> Tensor:            # (B, L, D)
+) -> Tensor:            # (R, D)
     "Pick the kept tokens. The table is shared by all maskings, not copied."
     s, n, d = x.shape
-    sample = torch.arange(len(packing.order), device=x.device) % s                               # (B,)
-    return x.reshape(s * n, d).index_select(0, (sample[:, None] * n + packing.order).flatten()).unflatten(0, packing.order.shape)
+    if len(packing.index) == s * n == len(packing.counts) * n: return x.flatten(0, 1)               # all of them, once
+    return x.reshape(s * n, d).index_select(0, packing.index % (s * n))                             # masking v begins at v S N
 
 # %% ../nbs/08_transformer.ipynb #7df247a6
 def scatter(
-    x: Tensor,          # (B, L, D)
+    x: Tensor,          # (R, D)
     packing: Packing,   # where they came from
-    n: int,             # tokens of the full table
 ) -> Tensor:            # (B, N, D), zero where nothing was kept
     "Put the kept tokens back in their places."
-    b, length, d = x.shape
-    flat = (torch.arange(b, device=x.device)[:, None] * n + packing.order).flatten()              # (B L,) all different
-    x = torch.where(packing.real[..., None], x, 0).reshape(b * length, d)
-    return x.new_zeros(b * n, d).index_copy(0, flat, x).unflatten(0, (b, n))
+    b = len(packing.counts)
+    if len(x) == b * packing.width: return x.unflatten(0, (b, packing.width))
+    return x.new_zeros(b * packing.width, x.shape[1]).index_copy(0, packing.index, x).unflatten(0, (b, packing.width))
 
 # %% ../nbs/08_transformer.ipynb #f30c71e3
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    "(B, L, heads, d) queries, (B, M, heads, d) keys and values, (B, 1, 1, M) bool mask -> (B, L, heads, d)."
+    return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask).transpose(1, 2)
+
+# %% ../nbs/08_transformer.ipynb #0c9fe67d
+def padded_attention(
+    q: Tensor, k: Tensor, v: Tensor,   # (R, heads, d), (M, heads, d), (M, heads, d)
+    asks: tuple[int, ...],             # (B,) queries of each row
+    gives: tuple[int, ...],            # (B,) keys of each row
+) -> Tensor:                           # (R, heads, d)
+    "Attention in one call: rows padded to the longest, padding masked."
+    pad = lambda x, counts: nn.utils.rnn.pad_sequence(x.split(counts), batch_first=True)                     # type: ignore  # (B, L, heads, d)
+    real = lambda counts: torch.arange(max(counts), device=q.device) < torch.tensor(counts, device=q.device)[:, None]   # (B, L)
+    seen = real(gives)
+    seen[:, 0] |= ~seen.any(1)                                                                              # a softmax over nothing would be NaN
+    return _fused(pad(q, asks), pad(k, gives), pad(v, gives), seen[:, None, None])[real(asks)]
+
+# %% ../nbs/08_transformer.ipynb #47f655c7
+def row_attention(
+    q: Tensor, k: Tensor, v: Tensor,   # (R, heads, d), (M, heads, d), (M, heads, d)
+    asks: tuple[int, ...],             # (B,) queries of each row
+    gives: tuple[int, ...],            # (B,) keys of each row
+) -> Tensor:                           # (R, heads, d); zero for a row without keys
+    "Attention row by row: no padding, no mask."
+    rows = zip(q.split(asks), k.split(gives), v.split(gives), strict=True)                                   # type: ignore
+    return torch.cat([_fused(a[None], b[None], c[None])[0] if len(b) and len(a) else torch.zeros_like(a) for a, b, c in rows])
+
+# %% ../nbs/08_transformer.ipynb #e8d29afa
+def attention(
+    q: Tensor, k: Tensor, v: Tensor,   # (R, heads, d), (M, heads, d), (M, heads, d)
+    asks: tuple[int, ...],             # (B,) queries of each row
+    gives: tuple[int, ...],            # (B,) keys of each row
+) -> Tensor:                           # (R, heads, d); zero for a row without keys
+    "Each row's queries attend to its own keys, by the way that suits the device."
+    if len(set(asks)) == 1 == len(set(gives)) and asks[0] and gives[0]:
+        return _fused(*(x.unflatten(0, (len(asks), -1)) for x in (q, k, v))).flatten(0, 1)
+    if not len(q) or not len(k): return torch.zeros_like(q)
+    return (row_attention if q.device.type == "cpu" else padded_attention)(q, k, v, asks, gives)
+
+# %% ../nbs/08_transformer.ipynb #3729a261
 class Attention(nn.Module):
     "Multi-head attention; queries, keys and values have their own projections with bias."
     def __init__(
@@ -70,15 +104,15 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
 
     def forward(
-        self, x: Tensor,              # (B, L, D) queries
-        context: Tensor | None = None,  # (B, M, D) keys and values; None: x itself
-        keys: Tensor | None = None,   # (B, 1, 1, M) bool: which of them are real; None: all
-    ) -> Tensor:                      # (B, L, D)
+        self, x: Tensor,                # (R, D) queries
+        asks: tuple[int, ...],          # (B,) queries of each row
+        context: Tensor | None = None,  # (M, D) keys and values; None: x itself
+        gives: tuple[int, ...] | None = None,   # (B,) keys of each row
+    ) -> Tensor:                        # (R, D)
         "Attend."
-        context = x if context is None else context
-        split = lambda v: v.unflatten(2, (self.heads, -1)).transpose(1, 2)                        # (B, heads, L, D / heads)
-        out = F.scaled_dot_product_attention(split(self.q(x)), split(self.k(context)), split(self.v(context)), attn_mask=keys)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        context, gives = (x, asks) if context is None or gives is None else (context, gives)
+        q, k, v = (f(y).unflatten(1, (self.heads, -1)) for f, y in ((self.q, x), (self.k, context), (self.v, context)))   # (R, heads, D / heads)
+        return self.proj(attention(q, k, v, asks, gives).flatten(1))
 
 # %% ../nbs/08_transformer.ipynb #9f12a289
 class DropPath(nn.Module):
@@ -91,14 +125,16 @@ class DropPath(nn.Module):
         self.generator: torch.Generator | None = None   # source of the draws, set by `set_generator`
 
     def forward(
-        self, x: Tensor,  # (B, L, D) what a block adds
-    ) -> Tensor:
+        self, x: Tensor,           # (R, D) what a block adds
+        counts: tuple[int, ...],   # (B,) tokens of each row
+    ) -> Tensor:                   # (R, D)
         "Raises InputError in training where no generator was set."
         if not self.training or self.rate == 0: return x
         if self.generator is None:
             raise InputError("drop path needs its own random numbers: call set_generator(model, torch_generator(seed)) before training")
-        kept = torch.rand(len(x), generator=self.generator, device=self.generator.device) >= self.rate   # (B,)
-        return x * (kept.to(x) / (1 - self.rate)).to(x.dtype)[:, None, None]
+        kept = torch.rand(len(counts), generator=self.generator, device=self.generator.device) >= self.rate   # (B,)
+        scale = (kept.float() / (1 - self.rate)).to(x)
+        return x * scale.repeat_interleave(torch.tensor(counts, device=x.device), output_size=len(x))[:, None]
 
 # %% ../nbs/08_transformer.ipynb #a22e4eba
 def set_generator(
@@ -124,13 +160,14 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor,              # (B, L, D)
-        context: Tensor | None = None,  # (B, M, D) to look at, not normalised here; None: x itself
-        keys: Tensor | None = None,   # (B, 1, 1, M) bool; None: all are real
-    ) -> Tensor:                      # (B, L, D)
+        self, x: Tensor,                # (R, D)
+        counts: tuple[int, ...],        # (B,) tokens of each row
+        context: Tensor | None = None,  # (M, D) to look at, not normalised here; None: x itself
+        gives: tuple[int, ...] | None = None,   # (B,) context tokens of each row
+    ) -> Tensor:                        # (R, D)
         "One step of the residual stream."
-        x = x + self.drop_path(self.attn(self.norm1(x), context, keys))
-        return x + self.drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+        x = x + self.drop_path(self.attn(self.norm1(x), counts, context, gives), counts)
+        return x + self.drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))), counts)
 
 # %% ../nbs/08_transformer.ipynb #983012c3
 def init_weights(

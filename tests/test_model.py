@@ -11,7 +11,7 @@ from olmoearth.model import SIZES, Config, OlmoEarth, count_parameters, pool_pla
 from olmoearth.samples import Batch, InputError
 from olmoearth.settings import torch_generator
 from olmoearth.tokens import Role, Tokens, token_missing
-from olmoearth.transformer import Block, DropPath, gather, pack, scatter
+from olmoearth.transformer import Block, DropPath, attention, gather, pack, padded_attention, row_attention, scatter
 
 register(Modality("ground_photo", "Ground photo", "image", (BandSet(("red", "green", "blue"), 0),), unit="8-bit grey value", valid=(0, 255),
                   dtype="uint8"))
@@ -52,20 +52,22 @@ def test_pack_gather_scatter_are_exact(seed):
     keep, x = torch.rand(6, 9, generator=g) < 0.4, torch.randn(3, 9, 4, generator=g)
     keep[0], keep[1] = False, True
     packing = pack(keep)                                                     # two maskings of three samples
-    assert torch.equal(scatter(gather(x, packing), packing, 9), x.repeat(2, 1, 1) * keep[..., None])
-    assert packing.order.shape[1] == 9 and packing.real.sum(1).tolist() == keep.sum(1).tolist()
-    for row, order in zip(keep, packing.order): assert order[:row.sum()].tolist() == row.nonzero()[:, 0].tolist()
+    assert torch.equal(scatter(gather(x, packing), packing), x.repeat(2, 1, 1) * keep[..., None])
+    assert packing.counts == tuple(keep.sum(1).tolist()) and torch.equal(packing.row, keep.nonzero()[:, 0])
 
 
-def test_no_mask_where_lengths_agree():
-    assert pack(torch.ones(3, 5, dtype=torch.bool)).keys is None
-    assert pack(torch.tensor([[True, False], [False, False]])).keys is not None
-    nothing = pack(torch.zeros(2, 4, dtype=torch.bool))
-    assert nothing.order.shape == (2, 1) and not nothing.real.any() and nothing.keys.all()
+@pytest.mark.parametrize("asks, gives", [((3, 0, 4, 1), (2, 5, 0, 1)), ((2, 2, 2, 2), (3, 3, 3, 3)), ((2, 2, 2, 2), (3, 3, 3, 0)), ((0, 0, 0, 1), (0, 0, 0, 0))])
+def test_ways_of_attention_agree(asks, gives):
+    q, k, v = (torch.randn(sum(n), 2, 4, generator=torch_generator(i)).requires_grad_() for i, n in enumerate((asks, gives, gives)))
+    ways = [attention(q, k, v, asks, gives), row_attention(q, k, v, asks, gives)] + ([padded_attention(q, k, v, asks, gives)] if sum(gives) else [])
+    grads = [torch.autograd.grad(w.square().sum(), (q, k, v), allow_unused=True, materialize_grads=True) if w.requires_grad else None for w in ways]
+    for w, g in zip(ways[1:], grads[1:]):
+        torch.testing.assert_close(w, ways[0])
+        if g is not None and grads[0] is not None: torch.testing.assert_close(g, grads[0])
 
 
 def test_a_sample_is_not_changed_by_its_neighbours():
-    """Padding to the longest sample must not show: each sample alone gives what it gives in the batch."""
+    """Rows share one list of tokens, and nothing else: each sample alone gives what it gives in the batch."""
     model, batch = make_model(), make_batch(B=4)
     batch.missing["sentinel2_l2a"][1] = True
     batch.missing["landsat"][2, :, :, 1:] = True
@@ -262,8 +264,9 @@ def test_every_weight_learns():
 
 
 def test_a_block_without_context_is_self_attention():
-    block, x = Block(16, 4).eval(), torch.randn(2, 5, 16, generator=torch_generator(0))
-    assert torch.equal(block(x), x + block.attn(block.norm1(x)) + block.fc2(torch.nn.functional.gelu(block.fc1(block.norm2(x + block.attn(block.norm1(x)))))))
+    block, x, n = Block(16, 4).eval(), torch.randn(10, 16, generator=torch_generator(0)), (6, 4)
+    half = x + block.attn(block.norm1(x), n)
+    assert torch.equal(block(x, n), half + block.fc2(torch.nn.functional.gelu(block.fc1(block.norm2(half)))))
 
 
 # ---- any modality
