@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from .modalities import MAPS, SENSORS, UnknownName
 from .samples import Batch, InputError
 from .settings import torch_generator
-from .tokens import Encodings, Layout, PatchEmbedding, Role, Tokens, token_missing
-from .transformer import Block, Packing, gather, init_weights, pack, scatter, set_generator
+from .encodings import Encodings, coordinates
+from .pooler import AttentionPooler, Located
+from .tokens import Layout, PatchEmbedding, Role, Tokens, token_missing
+from .transformer import Block, Packing, Rows, gather, init_weights, pack, rows_of, scatter, set_generator
 
 # %% auto #0
-__all__ = ['SIZES', 'VERSIONS', 'Config', 'Encoder', 'Decoder', 'row_means', 'Output', 'OlmoEarth', 'count_parameters',
-           'pool_places']
+__all__ = ['SIZES', 'VERSIONS', 'ROPE_BASE', 'Config', 'Encoder', 'Decoder', 'row_means', 'Output', 'OlmoEarth',
+           'count_parameters', 'pool_places']
 
 # %% ../nbs/09_model.ipynb #068852c5
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class Config:
     mlp_ratio: float = 4.0          # hidden width of the MLPs over D
     drop_path: float = 0.1          # share of samples that skip an encoder block in training
     preset: str = "v1"              # tokenisation: "v1" bandsets by resolution | "single" one per sensor
+    pixel_hidden: int = 0           # width of a layer that mixes the bands of each pixel; 0: none (v1)
+    band_dropout: float = 0.0       # highest rate at which bands of Sentinel-2 and Landsat are zeroed in training
+    position: str = "absolute"      # of the encoder: "absolute" added to tokens | "rope2d" | "rope3d" fixed angles | "mixed3d" learned angles
+    decoder_position: str = "absolute"   # of the decoder
+    pooler: int = 0                 # readings of the attention pooler; 0: none, a place is the mean of its tokens
+    student: int = 0                # width of the pooler's narrow copy; 0: none
     modalities: tuple[str, ...] = SENSORS + MAPS   # what has weights: can be encoded or decoded
     inputs: tuple[str, ...] = SENSORS              # what the encoder reads; the maps were never inputs
     size: str = "nano"              # name of the size, for people and file names
@@ -36,7 +44,7 @@ class Config:
     @staticmethod
     def of(
         size: str = "nano",      # nano | tiny | small | base | large
-        version: str = "v1",     # v1
+        version: str = "v1",     # v1 | v1.1 | v1.2 | v1.3
         **overrides: object,     # any field, for example modalities=SENSORS + MAPS + ("era5_10",)
     ) -> Config:
         "A released size and version, with changes. Raises UnknownName and InputError."
@@ -44,7 +52,8 @@ class Config:
         if version not in VERSIONS: raise UnknownName(f"unknown version {version!r}; known: {', '.join(VERSIONS)}")
         if unknown := set(overrides) - {f.name for f in fields(Config)}:
             raise InputError(f"Config has no field {', '.join(sorted(unknown))}; it has {', '.join(f.name for f in fields(Config))}")
-        config = replace(Config(size=size, version=version, **SIZES[size], **VERSIONS[version]), **overrides)  # type: ignore
+        narrow = {"pixel_hidden": 12} if size == "nano" and version != "v1" else {}
+        config = replace(Config(size=size, version=version, **SIZES[size]), **{**VERSIONS[version], **narrow, **overrides})  # type: ignore
         if absent := [k for k in config.inputs if k not in config.modalities]:
             raise InputError(f"inputs {', '.join(absent)} must also be in modalities; add modalities=SENSORS + MAPS + ({absent[0]!r},)")
         return config
@@ -53,7 +62,10 @@ class Config:
 SIZES: dict[str, dict[str, int]] = {
     "nano": dict(depth=4, dim=128, heads=8), "tiny": dict(depth=12, dim=192, heads=3), "small": dict(depth=12, dim=384, heads=6),
     "base": dict(depth=12, dim=768, heads=12), "large": dict(depth=24, dim=1024, heads=16)}
-VERSIONS: dict[str, dict[str, str]] = {"v1": dict(preset="v1")}
+_V1_1 = dict(preset="single", pixel_hidden=64, band_dropout=0.2)
+_V1_2 = dict(_V1_1, position="mixed3d", decoder_position="mixed3d")
+VERSIONS: dict[str, dict[str, object]] = {"v1": {}, "v1.1": _V1_1, "v1.2": _V1_2, "v1.3": dict(_V1_2, decoder_position="rope2d", pooler=1, student=128)}
+ROPE_BASE = {"encoder": 10_000.0, "decoder": 10.0}   # where mixed frequencies begin; axial ones are 10,000 everywhere
 
 # %% ../nbs/09_model.ipynb #39c351d1
 class Encoder(nn.Module):
@@ -63,55 +75,69 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         c = config
-        self.patch_embedding = PatchEmbedding(c.modalities, c.dim, c.preset)
-        self.encodings = Encodings(c.modalities, c.dim, c.preset)
-        self.blocks = nn.ModuleList(Block(c.dim, c.heads, c.mlp_ratio, c.drop_path) for _ in range(c.depth))
+        self.patch_embedding = PatchEmbedding(c.modalities, c.dim, c.preset, c.pixel_hidden, c.band_dropout)
+        self.encodings = _encodings(c, c.position)
+        self.blocks = nn.ModuleList(Block(c.dim, c.heads, c.mlp_ratio, c.drop_path, c.position, ROPE_BASE["encoder"]) for _ in range(c.depth))
         self.norm = nn.LayerNorm(c.dim)
+        self.pooler = AttentionPooler(c.dim, c.heads, c.mlp_ratio, c.pooler, c.student) if c.pooler else None
         self.project = nn.Linear(c.dim, c.dim)    # of the pooled tokens, for the instance contrast
 
     def forward(
-        self, x: Tensor,    # (S, n, D) embedded and encoded tokens
-        packing: Packing,   # the visible ones, V maskings of S samples
-    ) -> Tensor:            # (R, D), row after row
+        self, x: Tensor,        # (S, n, D) embedded and encoded tokens
+        packing: Packing,       # the visible ones, V maskings of S samples
+        at: Tensor | None = None,   # (S, n, 3) coordinates, where attention knows positions
+    ) -> tuple[Tensor, Rows]:   # (R, D) features, row after row, and their rows
         "Run the blocks over the visible tokens."
-        x = gather(x, packing)
-        for block in self.blocks: x = block(x, packing.counts)
-        return self.norm(x)
+        x, rows = gather(x, packing), rows_of(packing, at)
+        for block in self.blocks: x = block(x, rows)
+        return self.norm(x), rows
+
+# %% ../nbs/09_model.ipynb #c3830066
+def _encodings(config: Config, position: str) -> Encodings:
+    "What is added to tokens, given what attention knows by itself."
+    return Encodings(config.modalities, config.dim, config.preset, date=position in ("absolute", "rope2d"), place=position == "absolute")
 
 # %% ../nbs/09_model.ipynb #79704d7f
 class Decoder(nn.Module):
-    "Predictions for hidden tokens from visible ones."
+    "Predictions for hidden tokens from visible ones, or from the location tokens where there is a pooler."
     def __init__(
         self, config: Config,  # sizes
     ) -> None:
         super().__init__()
         c = config
+        base = ROPE_BASE["decoder"] if c.decoder_position == "mixed3d" else ROPE_BASE["encoder"]
         self.input_norm, self.embed = nn.LayerNorm(c.dim), nn.Linear(c.dim, c.dim)
+        self.embed_places = nn.Linear(c.dim, c.dim) if c.pooler else None   # with it, the line above is idle, and only there for the released files
         self.mask_token = nn.Parameter(torch.zeros(c.dim))
-        self.encodings = Encodings(c.modalities, c.dim, c.preset)
-        self.blocks = nn.ModuleList(Block(c.dim, c.heads, c.mlp_ratio) for _ in range(c.decoder_depth))
+        self.encodings = _encodings(c, c.decoder_position)
+        self.blocks = nn.ModuleList(Block(c.dim, c.heads, c.mlp_ratio, 0.0, c.decoder_position, base) for _ in range(c.decoder_depth))
         self.norm, self.output = nn.LayerNorm(c.dim), nn.Linear(c.dim, c.dim)
 
     def forward(
-        self, visible: Tensor,  # (L, D) features of the encoder, row after row
-        address: Tensor,        # (S, N, D) encodings of all tokens
-        seen: Packing,          # which tokens `visible` holds
-        asked: Packing,         # which tokens to predict
-    ) -> Tensor:                # (M, D) predictions in the target's space, row after row
+        self, visible: Tensor,     # (L, D) features of the encoder, row after row
+        address: Tensor,           # (S, N, D) encodings of all tokens
+        seen: Packing,             # which tokens `visible` holds
+        asked: Packing,            # which tokens to predict
+        at: Tensor | None = None,  # (S, N, 3) coordinates, where attention knows positions
+        located: Located | None = None,   # location tokens, where there is a pooler
+    ) -> Tensor:                   # (M, D) predictions in the target's space, row after row
         "Ask for the hidden tokens."
-        context = self.embed(self.input_norm(visible)) + gather(address, seen)          # (L, D)
-        x = self.mask_token + gather(address, asked)                                    # (M, D)
-        for block in self.blocks: x = block(x, asked.counts, context, seen.counts)
+        if self.embed_places is not None and located is not None: context, context_rows = self.embed_places(located.tokens), located.rows
+        else: context, context_rows = self.embed(self.input_norm(visible)) + gather(address, seen), rows_of(seen, at)   # (L, D)
+        x, rows = self.mask_token + gather(address, asked), rows_of(asked, at)                                          # (M, D)
+        for block in self.blocks: x = block(x, rows, context, context_rows)
         return self.output(self.norm(x))
 
 # %% ../nbs/09_model.ipynb #31f36fe4
 def row_means(
-    x: Tensor,          # (R, D) tokens, row after row
-    packing: Packing,   # whose they are
-) -> Tensor:            # (B, D), zero for a row without tokens
+    x: Tensor,                  # (R, D) tokens, row after row
+    counts: tuple[int, ...],    # (B,) tokens of each row
+) -> Tensor:                    # (B, D), zero for a row without tokens
     "Mean of the tokens of each row."
-    total = x.new_zeros(len(packing.counts), x.shape[1]).index_add(0, packing.row, x)
-    return total / torch.tensor(packing.counts, device=x.device).clamp(min=1)[:, None].to(x.dtype)
+    if len(set(counts)) == 1 and counts[0]: return x.unflatten(0, (len(counts), -1)).mean(1)
+    n = torch.tensor(counts, device=x.device)
+    row = torch.arange(len(counts), device=x.device).repeat_interleave(n, output_size=len(x))
+    return x.new_zeros(len(counts), x.shape[1]).index_add(0, row, x) / n.clamp(min=1)[:, None].to(x.dtype)
 
 # %% ../nbs/09_model.ipynb #841d8cd2
 @dataclass
@@ -123,6 +149,7 @@ class Output:
     seen: Packing       # which tokens these are
     role: Tensor        # (R, N) int8
     layout: Layout      # of the N tokens
+    located: Located | None = None   # location tokens, where there is a pooler
 
     @property
     def tokens(self) -> Tokens:
@@ -179,7 +206,7 @@ class OlmoEarth(nn.Module):
         role = torch.where(sensor, Role.ENCODE, Role.TARGET).to(torch.int8)
         return role.masked_fill(token_missing(batch, layout), Role.MISSING)
 
-    def _encode(self, batch: Batch, layout: Layout, roles: Tensor) -> tuple[Tensor, Packing]:
+    def _encode(self, batch: Batch, layout: Layout, roles: Tensor) -> tuple[Tensor, Packing, Rows]:
         "Features of the visible tokens of (R, N) roles, row after row, and which tokens of the full layout they are."
         inner, position = layout.select(self.config.inputs)                              # tokens the encoder may read, (n,)
         if not len(inner):
@@ -191,7 +218,15 @@ class OlmoEarth(nn.Module):
             raise InputError(f"{', '.join(names)}: marked ENCODE, but not an input of this model; mask it, or build with "
                              f"Config.of(..., inputs=(..., {names[0]!r}))")
         x = self.encoder.patch_embedding(batch, inner) + self.encoder.encodings(inner, batch)      # (B, n, D), once for all maskings
-        return self.encoder(x, packing), seen
+        at = None if self.config.position == "absolute" else coordinates(inner, batch)             # (B, n, 3)
+        features, rows = self.encoder(x, packing, at)
+        return features, seen, rows
+
+    def _locate(self, batch: Batch, layout: Layout, features: Tensor, rows: Rows, cell: int | None = None) -> Located | None:
+        "Location tokens, where there is a pooler."
+        if self.encoder.pooler is None: return None
+        if not layout.n_places: raise InputError(f"the batch has {', '.join(layout.names)}, none on the ground; the pooler needs a grid of places")
+        return self.encoder.pooler(features, rows, layout.grid, batch.patch_size, cell)
 
     def encode(
         self, batch: Batch,           # B samples
@@ -201,15 +236,29 @@ class OlmoEarth(nn.Module):
         layout = self.layout(batch)
         role = self.default_role(batch, layout) if role is None else role
         self._check_roles(role[None], batch, layout)
-        features, packing = self._encode(batch, layout, role)
+        features, packing, _ = self._encode(batch, layout, role)
         return Tokens(scatter(features, packing), role, layout)
 
     def embed(
         self, batch: Batch,           # B samples
         role: Tensor | None = None,   # (B, N) roles; None: every input token with data is visible
-    ) -> Tensor:                      # (B, h, w, D) float32; NaN where a place has no visible token
-        "One vector per place: the mean over dates and bandsets of what was visible there."
-        return pool_places(self.encode(batch, role))
+        width: int | None = None,     # of the vectors, where there is a student: at most its width; None: D
+        cell: int | None = None,      # pixels along one place, where there is a pooler; None: a patch
+    ) -> Tensor:                      # (B, h, w, D) float32; NaN where a place, or with a pooler a sample, has no visible token
+        "One vector per place: its location token where there is a pooler, else the mean over dates and bandsets of what was visible there."
+        if self.encoder.pooler is None:
+            if width or cell: raise InputError(f"width and cell belong to the attention pooler of v1.3; this model is {self.config.version}")
+            return pool_places(self.encode(batch, role))
+        layout = self.layout(batch)
+        role = self.default_role(batch, layout) if role is None else role
+        self._check_roles(role[None], batch, layout)
+        features, seen, rows = self._encode(batch, layout, role)
+        located = self._locate(batch, layout, features, rows, cell)
+        if width and (located.student is None or width > located.student.shape[1]):      # type: ignore
+            raise InputError(f"width = {width}; the student of this model has {self.config.student} numbers or fewer, and width=None gives all {self.config.dim}")
+        x = located.student[:, :width] if width else located.tokens                       # type: ignore
+        nothing = torch.tensor(seen.counts, device=x.device) == 0                         # (B,)
+        return x.float().unflatten(0, (len(batch), *located.grid)).masked_fill(nothing[:, None, None, None], torch.nan)   # type: ignore
 
     def forward(
         self, batch: Batch,  # B samples
@@ -219,10 +268,12 @@ class OlmoEarth(nn.Module):
         layout, roles = self.layout(batch), roles if roles.ndim == 3 else roles[None]
         self._check_roles(roles, batch, layout)
         flat = roles.flatten(0, 1)                                                       # (R, N)
-        features, seen = self._encode(batch, layout, flat)
-        asked = pack(flat == Role.DECODE)
-        answers = self.decoder(features, self.decoder.encodings(layout, batch), seen, asked)
-        return Output(scatter(answers, asked), self.encoder.project(row_means(features, seen)), features, seen, flat, layout)
+        features, seen, rows = self._encode(batch, layout, flat)
+        asked, located = pack(flat == Role.DECODE), self._locate(batch, layout, features, rows)
+        at = None if self.config.decoder_position == "absolute" else coordinates(layout, batch)    # (B, N, 3)
+        answers = self.decoder(features, self.decoder.encodings(layout, batch), seen, asked, at, located)
+        pooled = row_means(features, seen.counts) if located is None else row_means(located.tokens, located.rows.counts)   # (R, D)
+        return Output(scatter(answers, asked), self.encoder.project(pooled), features, seen, flat, layout, located)
 
     def _check_roles(self, roles: Tensor, batch: Batch, layout: Layout) -> None:
         "Raise InputError where roles (V, B, N) do not fit the batch."

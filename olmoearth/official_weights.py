@@ -20,7 +20,7 @@ from .pretrained import load_strictly
 from .samples import InputError
 from .settings import get_settings
 from .targets import FrozenProjection
-from .tokens import month_table
+from .encodings import month_table
 
 # %% auto #0
 __all__ = ['MODELS', 'Release', 'find_release', 'official_name', 'Entry', 'name_map', 'to_official', 'from_official',
@@ -75,6 +75,13 @@ _RULES = tuple((re.compile(p), r) for p, r in (
     (r"^encoder\.project\.", "encoder.project_and_aggregate.projection.0."),
     (r"^decoder\.embed\.", "decoder.encoder_to_decoder_embed."),
     (r"^decoder\.output\.", "decoder.to_output_embed."),
+    (r"^decoder\.embed_places\.", "decoder.location_tokens_to_decoder_embed."),
+    (r"\.attn\.rotary\.freqs$", ".attn.rope_mixed_freqs"),
+    (r"^encoder\.pooler\.query$", "encoder.attention_pooler.learned_query"),
+    (r"^encoder\.pooler\.read\.", "encoder.attention_pooler.read_blocks."),
+    (r"^encoder\.pooler\.talk\.", "encoder.attention_pooler.self_attn_blocks."),
+    (r"^encoder\.pooler\.", "encoder.attention_pooler."),
+    (r"(patch_embeddings\.per_modality_embeddings\..*)\.pixel\.", r"\1.pixel_proj.0."),
 ))
 
 # %% ../nbs/14b_official_weights.ipynb #2b8b8264
@@ -115,14 +122,14 @@ def name_map(
     "Every weight of a model and of its frozen target, under both names."
     out = []
     for name in model.state_dict():
-        place = re.match(r"encoder\.patch_embedding\.bandset\.(\w+)\.(\d+)\.proj\.(\w+)$", name)
+        place = re.match(r"encoder\.patch_embedding\.bandset\.(\w+)\.(\d+)\.(?:proj|pixel)\.(\w+)$", name)
         theirs = official_name(name)
         if place is None:
             out.append(Entry(name, theirs, None))
             continue
         modality, i, kind = place[1], int(place[2]), place[3]
         bands = len(bandsets(modality, model.config.preset)[i].bands)
-        flat = model.get_submodule(name.rsplit(".", 1)[0]).in_features == bands                 # type: ignore[union-attr]  one pixel: no kernel
+        flat = model.get_submodule(name.rsplit(".", 2)[0]).side == 1                            # type: ignore[union-attr]  one pixel: no kernel
         if flat: theirs = theirs.replace(".proj.", ".")
         kernel = bands if kind == "weight" and not flat and model.config.preset == "v1" else None
         out += [Entry(name, theirs, kernel), Entry(name.replace("encoder.patch_embedding", "target.embedding"), f"target_{theirs}", kernel)]
@@ -134,7 +141,8 @@ def _constants(
 ) -> dict[str, Tensor]:      # released name -> (12, D / 4)
     "What the released files hold that is computed, not learned."
     table = month_table(model.config.dim // 4)
-    return {f"{part}.composite_encodings.month_embed.weight": table.clone() for part in ("encoder", "decoder", "target_encoder")}
+    parts = ("encoder", "decoder") if model.config.pooler else ("encoder", "decoder", "target_encoder")
+    return {f"{part}.composite_encodings.month_embed.weight": table.clone() for part in parts}
 
 # %% ../nbs/14b_official_weights.ipynb #6d6e6cbc
 def to_official(
@@ -148,7 +156,7 @@ def to_official(
     for e in name_map(model):
         v = mine[e.ours].detach().cpu().float()
         out[e.theirs] = _to_kernel(v, e.bands) if e.bands else v.contiguous().clone()
-    unread = {f"target_{k}": v.clone() for k, v in out.items() if k.startswith("encoder.")}
+    unread = {} if model.config.pooler else {f"target_{k}": v.clone() for k, v in out.items() if k.startswith("encoder.")}   # v1.3 keeps the projection alone
     return {**unread, **out, **_constants(model)}
 
 # %% ../nbs/14b_official_weights.ipynb #469b3106

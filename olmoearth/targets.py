@@ -40,7 +40,9 @@ class FrozenProjection(nn.Module):
         embedding: PatchEmbedding,    # of a model that has not been trained yet
     ) -> FrozenProjection:
         "Freeze a copy of a patch embedding."
-        return FrozenProjection(freeze(embedding))
+        frozen = freeze(embedding)
+        frozen.band_dropout = 0.0   # type: ignore   # a target is never a partial one
+        return FrozenProjection(frozen)
 
     @torch.no_grad()
     def forward(

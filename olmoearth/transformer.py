@@ -12,8 +12,9 @@ from .samples import InputError
 from .settings import torch_generator
 
 # %% auto #0
-__all__ = ['Packing', 'pack', 'gather', 'scatter', 'padded_attention', 'row_attention', 'attention', 'Attention', 'DropPath',
-           'set_generator', 'Block', 'init_weights']
+__all__ = ['Packing', 'pack', 'gather', 'scatter', 'Rows', 'rows_of', 'padded_attention', 'row_attention', 'attention',
+           'axial_frequencies', 'mixed_frequencies', 'Rotary', 'Attention', 'DropPath', 'set_generator', 'Block',
+           'init_weights']
 
 # %% ../nbs/08_transformer.ipynb #a481dbb5
 class Packing(NamedTuple):
@@ -50,6 +51,20 @@ def scatter(
     b = len(packing.counts)
     if len(x) == b * packing.width: return x.unflatten(0, (b, packing.width))
     return x.new_zeros(b * packing.width, x.shape[1]).index_copy(0, packing.index, x).unflatten(0, (b, packing.width))
+
+# %% ../nbs/08_transformer.ipynb #197d9519
+class Rows(NamedTuple):
+    "How a list of R tokens divides into rows, and where its tokens stand."
+    counts: tuple[int, ...]     # (B,) tokens of each row
+    at: Tensor | None = None    # (R, A) coordinates for rotary attention
+
+# %% ../nbs/08_transformer.ipynb #4d5b551c
+def rows_of(
+    packing: Packing,           # kept tokens
+    at: Tensor | None = None,   # (S, N, A) coordinates of all tokens
+) -> Rows:
+    "Rows of a packing, with the coordinates of what was kept."
+    return Rows(packing.counts, None if at is None else gather(at, packing))
 
 # %% ../nbs/08_transformer.ipynb #f30c71e3
 def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -92,27 +107,95 @@ def attention(
     return (row_attention if q.device.type == "cpu" else padded_attention)(q, k, v, asks, gives)
 
 # %% ../nbs/08_transformer.ipynb #3729a261
+def axial_frequencies(
+    head_dim: int,             # d, numbers of one head; a multiple of 4 for two axes, of 8 for three
+    axes: int,                 # 2: row, column | 3: month, row, column; month takes a quarter of the pairs
+    base: float = 10_000.0,    # frequencies fall from 1 to 1 / base
+) -> Tensor:                   # (axes, 1, d / 2)
+    "Each pair turns with one axis."
+    sizes = [head_dim // 2] * 2 if axes == 2 else [round(head_dim / 8) * 2, *[(head_dim - round(head_dim / 8) * 2) // 2] * 2]
+    if sum(sizes) != head_dim or any(n % 2 for n in sizes):
+        raise InputError(f"heads of {head_dim} numbers cannot be shared by {axes} axes; use a head size that is a multiple of {4 if axes == 2 else 8}")
+    out, start = torch.zeros(axes, 1, head_dim // 2), 0
+    for axis, n in enumerate(sizes):
+        out[axis, 0, start:start + n // 2] = base ** -(torch.arange(0, n, 2) / n)
+        start += n // 2
+    return out
+
+# %% ../nbs/08_transformer.ipynb #1e89847a
+def mixed_frequencies(
+    head_dim: int,                # d, a multiple of 4
+    heads: int,                   # of the attention
+    base: float,                  # lengths fall from 1 to about 1 / base
+    generator: torch.Generator,   # of the directions
+) -> Tensor:                      # (3, heads, d / 2)
+    "Each head has two random directions in (month, row, column), at right angles; half of its pairs turn with each. Source: the released code of v1.2."
+    one = F.normalize(torch.randn(heads, 3, generator=generator), dim=1)
+    two = torch.randn(heads, 3, generator=generator)
+    two = F.normalize(two - (two * one).sum(1, keepdim=True) * one, dim=1)
+    size = base ** -(torch.arange(0, head_dim, 4) / head_dim)                                     # (d / 4,)
+    return torch.cat([size * v.T[..., None] for v in (one, two)], 2)                              # (3, heads, d / 2)
+
+# %% ../nbs/08_transformer.ipynb #9468b736
+class Rotary(nn.Module):
+    "Turns queries and keys by their coordinates."
+    def __init__(
+        self, kind: str,     # "rope2d" | "rope3d": axial, fixed | "mixed3d": learned
+        dim: int,            # D
+        heads: int,          # attention heads
+        base: float,         # of the frequencies
+    ) -> None:
+        super().__init__()
+        if kind not in ("rope2d", "rope3d", "mixed3d"): raise InputError(f"position {kind!r} is not known; use absolute, rope2d, rope3d or mixed3d")
+        self.heads, self.base, self.axes = heads, base, 2 if kind == "rope2d" else 3
+        if kind == "mixed3d": self.freqs = nn.Parameter(torch.zeros(3, heads, dim // heads // 2))   # drawn by `init_weights`
+        else: self.register_buffer("freqs", axial_frequencies(dim // heads, self.axes, base), persistent=False)
+
+    def forward(
+        self, x: Tensor,  # (R, heads, d)
+        at: Tensor,       # (R, 2 or 3) coordinates; of three, the last two where this turns by two
+    ) -> Tensor:          # (R, heads, d)
+        "Turn. Angles are float32 whatever the precision of x."
+        at = at[:, -self.axes:].float()
+        angle = sum(at[:, i, None, None] * self.freqs[i].float() for i in range(self.axes))       # (R, heads or 1, d / 2)
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)                               # type: ignore
+        a, b = x[..., 0::2], x[..., 1::2]
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(2)
+
+# %% ../nbs/08_transformer.ipynb #da0dbebc
 class Attention(nn.Module):
     "Multi-head attention; queries, keys and values have their own projections with bias."
     def __init__(
-        self, dim: int,  # D
-        heads: int,      # must divide D
+        self, dim: int,                     # D
+        heads: int,                         # must divide D
+        position: str = "absolute",         # "absolute": tokens say where they stand | "rope2d" | "rope3d" | "mixed3d"
+        base: float = 10_000.0,             # of the rotary frequencies
     ) -> None:
         super().__init__()
         if dim % heads: raise InputError(f"dim = {dim} cannot be shared by {heads} heads; use a multiple of {heads}")
         self.heads = heads
         self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
+        self.rotary = None if position == "absolute" else Rotary(position, dim, heads, base)
+
+    def project(
+        self, x: Tensor, rows: Rows,                    # (R, D) queries
+        context: Tensor, context_rows: Rows,            # (M, D) keys and values
+    ) -> tuple[Tensor, Tensor, Tensor]:                 # (R, heads, d), (M, heads, d), (M, heads, d)
+        "Queries, keys and values, turned by their coordinates where this attention knows positions. Raises InputError where they are not given."
+        q, k, v = (f(y).unflatten(1, (self.heads, -1)) for f, y in ((self.q, x), (self.k, context), (self.v, context)))
+        if self.rotary is None: return q, k, v
+        if rows.at is None or context_rows.at is None: raise InputError("rotary attention needs coordinates: Rows(counts, at)")
+        return self.rotary(q, rows.at), self.rotary(k, context_rows.at), v
 
     def forward(
-        self, x: Tensor,                # (R, D) queries
-        asks: tuple[int, ...],          # (B,) queries of each row
-        context: Tensor | None = None,  # (M, D) keys and values; None: x itself
-        gives: tuple[int, ...] | None = None,   # (B,) keys of each row
-    ) -> Tensor:                        # (R, D)
+        self, x: Tensor,                    # (R, D) queries
+        rows: Rows,                         # of the queries
+        context: Tensor | None = None,      # (M, D) keys and values; None: x itself
+        context_rows: Rows | None = None,   # of the context
+    ) -> Tensor:                            # (R, D)
         "Attend."
-        context, gives = (x, asks) if context is None or gives is None else (context, gives)
-        q, k, v = (f(y).unflatten(1, (self.heads, -1)) for f, y in ((self.q, x), (self.k, context), (self.v, context)))   # (R, heads, D / heads)
-        return self.proj(attention(q, k, v, asks, gives).flatten(1))
+        context, context_rows = (x, rows) if context is None or context_rows is None else (context, context_rows)
+        return self.proj(attention(*self.project(x, rows, context, context_rows), rows.counts, context_rows.counts).flatten(1))
 
 # %% ../nbs/08_transformer.ipynb #9f12a289
 class DropPath(nn.Module):
@@ -138,12 +221,12 @@ class DropPath(nn.Module):
 
 # %% ../nbs/08_transformer.ipynb #a22e4eba
 def set_generator(
-    model: nn.Module,            # anything with DropPath inside
+    model: nn.Module,            # anything with drop path or band dropout inside
     generator: torch.Generator,  # shared by all of them
 ) -> None:
     "Say where the random numbers of training come from."
     for part in model.modules():
-        if isinstance(part, DropPath): part.generator = generator
+        if hasattr(part, "generator"): part.generator = generator
 
 # %% ../nbs/08_transformer.ipynb #591719d7
 class Block(nn.Module):
@@ -153,21 +236,23 @@ class Block(nn.Module):
         heads: int,               # attention heads
         mlp_ratio: float = 4.0,   # hidden width of the MLP over D
         drop_path: float = 0.0,   # share of samples whose addition is left out in training
+        position: str = "absolute",   # see Attention
+        base: float = 10_000.0,   # of the rotary frequencies
     ) -> None:
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(dim), Attention(dim, heads)
+        self.norm1, self.attn = nn.LayerNorm(dim), Attention(dim, heads, position, base)
         self.norm2, self.fc1, self.fc2 = nn.LayerNorm(dim), nn.Linear(dim, int(dim * mlp_ratio)), nn.Linear(int(dim * mlp_ratio), dim)
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor,                # (R, D)
-        counts: tuple[int, ...],        # (B,) tokens of each row
-        context: Tensor | None = None,  # (M, D) to look at, not normalised here; None: x itself
-        gives: tuple[int, ...] | None = None,   # (B,) context tokens of each row
-    ) -> Tensor:                        # (R, D)
+        self, x: Tensor,                    # (R, D)
+        rows: Rows,                         # of x
+        context: Tensor | None = None,      # (M, D) to look at, not normalised here; None: x itself
+        context_rows: Rows | None = None,   # of the context
+    ) -> Tensor:                            # (R, D)
         "One step of the residual stream."
-        x = x + self.drop_path(self.attn(self.norm1(x), counts, context, gives), counts)
-        return x + self.drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))), counts)
+        x = x + self.drop_path(self.attn(self.norm1(x), rows, context, context_rows), rows.counts)
+        return x + self.drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))), rows.counts)
 
 # %% ../nbs/08_transformer.ipynb #983012c3
 def init_weights(
@@ -175,14 +260,16 @@ def init_weights(
     seed: int,         # where the draws start
     prefix: str = "",  # put before the names, so that two parts of a model differ
 ) -> None:
-    "Draw every weight from (seed, its name). Parameters outside linear layers and norms become zero; the meta device has none to draw."
+    "Draw every weight from (seed, its name). Parameters outside linear layers, norms and rotary attention become zero; the meta device has none to draw."
     for name, part in model.named_modules():
         wide = getattr(part, "wide_init", False)
         for key, p in part.named_parameters(recurse=False):
             if p.is_meta: continue
             g = torch_generator(seed, "weights", f"{prefix}{name}.{key}")
             with torch.no_grad():
-                if isinstance(part, nn.LayerNorm): p.fill_(1.0 if key == "weight" else 0.0)
+                if isinstance(part, Rotary): p.copy_(mixed_frequencies(2 * p.shape[2], p.shape[1], part.base, g))
+                elif key == "query": p.copy_(torch.randn(p.shape, generator=g) * 0.02)
+                elif isinstance(part, nn.LayerNorm): p.fill_(1.0 if key == "weight" else 0.0)
                 elif not isinstance(part, nn.Linear): p.zero_()
                 elif wide: p.copy_((torch.rand(p.shape, generator=g) * 2 - 1) / part.in_features ** 0.5)
                 elif key == "bias": p.zero_()

@@ -11,7 +11,7 @@ from olmoearth.model import SIZES, Config, OlmoEarth, count_parameters, pool_pla
 from olmoearth.samples import Batch, InputError
 from olmoearth.settings import torch_generator
 from olmoearth.tokens import Role, Tokens, token_missing
-from olmoearth.transformer import Block, DropPath, attention, gather, pack, padded_attention, row_attention, scatter
+from olmoearth.transformer import Block, DropPath, Rows, attention, gather, pack, padded_attention, row_attention, scatter
 
 register(Modality("ground_photo", "Ground photo", "image", (BandSet(("red", "green", "blue"), 0),), unit="8-bit grey value", valid=(0, 255),
                   dtype="uint8"))
@@ -264,7 +264,7 @@ def test_every_weight_learns():
 
 
 def test_a_block_without_context_is_self_attention():
-    block, x, n = Block(16, 4).eval(), torch.randn(10, 16, generator=torch_generator(0)), (6, 4)
+    block, x, n = Block(16, 4).eval(), torch.randn(10, 16, generator=torch_generator(0)), Rows((6, 4))
     half = x + block.attn(block.norm1(x), n)
     assert torch.equal(block(x, n), half + block.fc2(torch.nn.functional.gelu(block.fc1(block.norm2(half)))))
 

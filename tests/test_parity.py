@@ -15,7 +15,7 @@ import ours  # noqa: E402
 
 from olmoearth.model import VERSIONS  # noqa: E402
 
-BUILT = [("v1", "nano"), ("v1", "tiny"), ("v1", "base")]
+BUILT = cases.SIZES
 RUNS = [(v, s, c) for v, s in BUILT for c in cases.cases(s)]
 
 

@@ -6,8 +6,9 @@ from torch.nn import functional as F
 from olmoearth.modalities import MAPS, SENSORS, BandSet, Modality, modality, register
 from olmoearth.samples import Batch, InputError
 from olmoearth.settings import torch_generator
-from olmoearth.tokens import (Encodings, Layout, PatchEmbedding, Role, Tokens, channels, month_table, patch_side, position_table,
-                              resize, sincos, token_missing)
+from olmoearth.encodings import Encodings, month_table, position_table, sincos
+from olmoearth.tokens import (Layout, PatchEmbedding, Role, Tokens, channels, patch_side,
+                              resize, token_missing)
 from olmoearth.transformer import init_weights
 
 PHOTO = Modality("ground_photo", "Ground photo", "image", (BandSet(("red", "green", "blue"), 0),), unit="8-bit grey value", valid=(0, 255),

@@ -45,6 +45,8 @@ def run(model: OlmoEarth, target: FrozenProjection, version: str, case: Case, x:
         pooled = got.pooled.unflatten(0, (2, -1))
         loss = [patch_discrimination(got.prediction, goal, role[:2].flatten(0, 1), layout, drop_same=drop).total for drop in ((), MAPS)]
         views = lambda v: v.unflatten(0, (2, -1)).numpy()
-        return {"tokens": views(got.tokens.x), "all": everything.x.numpy(), "pooled": pooled.numpy(), "decoded": views(got.prediction),
+        pooled_places = {} if model.encoder.pooler is None else {
+            "location_tokens": model.embed(b, role[2]).numpy(), "student_location_tokens": model.embed(b, role[2], width=128).numpy()}
+        return pooled_places | {"tokens": views(got.tokens.x), "all": everything.x.numpy(), "pooled": pooled.numpy(), "decoded": views(got.prediction),
                 "target": (goal * (role[2] != 3)[..., None]).numpy(), "patch_loss": loss[0].numpy(), "patch_loss_dropped": loss[1].numpy(),
                 "instance_loss": instance_contrastive(*pooled).total.numpy()}
