@@ -24,7 +24,7 @@ from .settings import MissingExtra, SettingError, find_data, get_settings, pick_
 
 # %% auto #0
 __all__ = ['app', 'ParameterError', 'read_parameters', 'check_parameters', 'RunResult', 'RunError', 'run_notebook',
-           'find_tutorial', 'extras', 'info', 'main', 'info_command', 'demo']
+           'find_tutorial', 'extras', 'info', 'main', 'info_command', 'models_command', 'demo']
 
 # %% ../nbs/30_experiments.ipynb #f6da6b1c
 class ParameterError(ValueError):
@@ -183,6 +183,16 @@ def info_command() -> None:
     "Versions, device and its memory, the data found, the extras installed."
     with _plain_errors():
         for name, fact in info().items(): print(f"{name:15} {fact}")
+
+# %% ../nbs/30_experiments.ipynb #4892d714
+@app.command("models")
+def models_command() -> None:
+    "Every released model: size, what it reads, licence, whether it is on this machine, which machine it suits."
+    from olmoearth.official_weights import models_table
+    rows, keys = models_table(), ("name", "encoder", "width", "sensors", "licence", "cached", "for")
+    wide = {k: max(len(k), *(len(r[k]) for r in rows)) for k in keys}
+    for r in [{k: k for k in keys}, *rows]: print("  ".join(f"{r[k]:{wide[k]}}" for k in keys).rstrip())
+    print('\nload one with olmoearth.load("allenai/OlmoEarth-v1-Nano"); the first call fetches it')
 
 # %% ../nbs/30_experiments.ipynb #23770781
 @app.command()

@@ -173,6 +173,12 @@ def test_settings_that_change_the_model_are_refused(key, value):
     with pytest.raises(InputError, match=f"encoder_config.{key} = {value}"): config_from_official(card)
 
 
+@pytest.mark.parametrize("release", MODELS, ids=lambda r: r.name)
+def test_the_page_of_every_released_model_reads_back(release):
+    config = Config.of(release.size, release.version)
+    assert config_from_official(json.loads(json.dumps(official_config(config)))) == config
+
+
 def test_the_page_keeps_sizes_modalities_and_inputs():
     config = Config.of("tiny", modalities=SENSORS + ("worldcover", "era5_10"), inputs=("sentinel2_l2a", "era5_10"), drop_path=0.2)
     assert config_from_official(json.loads(json.dumps(official_config(config)))) == config
