@@ -36,6 +36,7 @@ class Config:
     decoder_position: str = "absolute"   # of the decoder
     pooler: int = 0                 # readings of the attention pooler; 0: none, a place is the mean of its tokens
     student: int = 0                # width of the pooler's narrow copy; 0: none
+    init: str = "released"          # of the patch embedding: "released" | "centred", see `PatchEmbedding.centre`: for short runs
     modalities: tuple[str, ...] = SENSORS + MAPS   # what has weights: can be encoded or decoded
     inputs: tuple[str, ...] = SENSORS              # what the encoder reads; the maps were never inputs
     size: str = "nano"              # name of the size, for people and file names
@@ -54,6 +55,7 @@ class Config:
             raise InputError(f"Config has no field {', '.join(sorted(unknown))}; it has {', '.join(f.name for f in fields(Config))}")
         narrow = {"pixel_hidden": 12} if size == "nano" and version != "v1" else {}
         config = replace(Config(size=size, version=version, **SIZES[size]), **{**VERSIONS[version], **narrow, **overrides})  # type: ignore
+        if config.init not in ("released", "centred"): raise InputError(f"init={config.init!r}; use 'released' or 'centred'")
         if absent := [k for k in config.inputs if k not in config.modalities]:
             raise InputError(f"inputs {', '.join(absent)} must also be in modalities; add modalities=SENSORS + MAPS + ({absent[0]!r},)")
         return config
@@ -168,6 +170,7 @@ class OlmoEarth(nn.Module):
         with torch.random.fork_rng(devices=[]):    # PyTorch's own first draws are thrown away
             self.encoder, self.decoder = Encoder(self.config), Decoder(self.config)
         init_weights(self, seed)
+        if self.config.init == "centred": self.patch_embedding.centre()
         set_generator(self, torch_generator(seed, "drop path"))
 
     @property

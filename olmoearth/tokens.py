@@ -342,6 +342,18 @@ class PatchEmbedding(nn.Module):
         parts = [self.bandset[s.modality][s.bandset](self.pixels(batch, s), s.h, s.w) for s in layout.slices]    # type: ignore
         return torch.cat(parts, 1) if parts else torch.zeros(len(batch), 0, self.dim, device=batch.days.device)
 
+
+    @torch.no_grad()
+    def centre(
+        self, gain: float = 4.0,   # scale of the deviations: normalised bands have a standard deviation of 1/4
+    ) -> None:
+        "Begin at zero for a pixel of mean value, and with deviations of unit scale: x -> W (x - 1/2) gain."
+        for part in self.bandset.values():
+            for projection in part:   # type: ignore
+                first = projection.pixel or projection.proj
+                first.weight.mul_(gain)
+                first.bias.copy_(-BAND_MEAN * first.weight.sum(1))
+
 # %% ../nbs/06_tokens.ipynb #096dd192
 def require_modalities(
     layout: Layout,          # what comes in

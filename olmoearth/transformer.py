@@ -13,8 +13,8 @@ from .settings import torch_generator
 
 # %% auto #0
 __all__ = ['Packing', 'pack', 'gather', 'scatter', 'Rows', 'rows_of', 'padded_attention', 'row_attention', 'attention',
-           'axial_frequencies', 'mixed_frequencies', 'Rotary', 'Attention', 'DropPath', 'set_generator', 'Block',
-           'init_weights']
+           'axial_frequencies', 'mixed_frequencies', 'Rotary', 'turn', 'Attention', 'DropPath', 'set_generator',
+           'Block', 'init_weights']
 
 # %% ../nbs/08_transformer.ipynb #a481dbb5
 class Packing(NamedTuple):
@@ -151,16 +151,33 @@ class Rotary(nn.Module):
         if kind == "mixed3d": self.freqs = nn.Parameter(torch.zeros(3, heads, dim // heads // 2))   # drawn by `init_weights`
         else: self.register_buffer("freqs", axial_frequencies(dim // heads, self.axes, base), persistent=False)
 
-    def forward(
-        self, x: Tensor,  # (R, heads, d)
-        at: Tensor,       # (R, 2 or 3) coordinates; of three, the last two where this turns by two
-    ) -> Tensor:          # (R, heads, d)
-        "Turn. Angles are float32 whatever the precision of x."
+    def table(
+        self, at: Tensor,             # (R, 2 or 3) coordinates; of three, the last two where this turns by two
+        dtype: torch.dtype,           # of what will be turned
+    ) -> tuple[Tensor, Tensor]:       # (R, heads or 1, d / 2) cosines and sines
+        "Angles of some coordinates, computed in float32 whatever the precision of the rest."
         at = at[:, -self.axes:].float()
-        angle = sum(at[:, i, None, None] * self.freqs[i].float() for i in range(self.axes))       # (R, heads or 1, d / 2)
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)                               # type: ignore
-        a, b = x[..., 0::2], x[..., 1::2]
-        return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(2)
+        angle = sum(at[:, i, None, None] * self.freqs[i].float() for i in range(self.axes))
+        return angle.cos().to(dtype), angle.sin().to(dtype)   # type: ignore
+
+    def forward(
+        self, q: Tensor,                # (R, heads, d)
+        k: Tensor,                      # (M, heads, d)
+        at: Tensor,                     # (R, A) coordinates of the queries
+        keys_at: Tensor,                # (M, A) coordinates of the keys; the same tensor for self-attention
+    ) -> tuple[Tensor, Tensor]:         # q and k, turned
+        "Turn queries and keys."
+        own = self.table(at, q.dtype)
+        return turn(q, *own), turn(k, *(own if keys_at is at else self.table(keys_at, k.dtype)))
+
+# %% ../nbs/08_transformer.ipynb #f7b3623a
+def turn(
+    x: Tensor,                  # (R, heads, d)
+    cos: Tensor, sin: Tensor,   # (R, heads or 1, d / 2)
+) -> Tensor:                    # (R, heads, d)
+    "Rotate neighbouring numbers as the coordinates of a plane."
+    a, b = x[..., 0::2], x[..., 1::2]
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(2)
 
 # %% ../nbs/08_transformer.ipynb #da0dbebc
 class Attention(nn.Module):
@@ -185,7 +202,7 @@ class Attention(nn.Module):
         q, k, v = (f(y).unflatten(1, (self.heads, -1)) for f, y in ((self.q, x), (self.k, context), (self.v, context)))
         if self.rotary is None: return q, k, v
         if rows.at is None or context_rows.at is None: raise InputError("rotary attention needs coordinates: Rows(counts, at)")
-        return self.rotary(q, rows.at), self.rotary(k, context_rows.at), v
+        return *self.rotary(q, k, rows.at, context_rows.at), v
 
     def forward(
         self, x: Tensor,                    # (R, D) queries
