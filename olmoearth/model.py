@@ -64,8 +64,8 @@ class Config:
 SIZES: dict[str, dict[str, int]] = {
     "nano": dict(depth=4, dim=128, heads=8), "tiny": dict(depth=12, dim=192, heads=3), "small": dict(depth=12, dim=384, heads=6),
     "base": dict(depth=12, dim=768, heads=12), "large": dict(depth=24, dim=1024, heads=16)}
-_V1_1 = dict(preset="single", pixel_hidden=64, band_dropout=0.2)
-_V1_2 = dict(_V1_1, position="mixed3d", decoder_position="mixed3d")
+_V1_1: dict[str, object] = dict(preset="single", pixel_hidden=64, band_dropout=0.2)
+_V1_2: dict[str, object] = dict(_V1_1, position="mixed3d", decoder_position="mixed3d")
 VERSIONS: dict[str, dict[str, object]] = {"v1": {}, "v1.1": _V1_1, "v1.2": _V1_2, "v1.3": dict(_V1_2, decoder_position="rope2d", pooler=1, student=128)}
 ROPE_BASE = {"encoder": 10_000.0, "decoder": 10.0}   # where mixed frequencies begin; axial ones are 10,000 everywhere
 

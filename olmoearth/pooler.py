@@ -21,7 +21,8 @@ def question_coordinates(
     device: torch.device | str = "cpu",   # where the tensor shall be
 ) -> Tensor:                # (h p / cell * w p / cell, 2) float32 row and column, row after row
     "Middle of every cell, in the frame of the tokens. Raises InputError where the cell does not divide the patch."
-    if cell < 1 or patch_size % cell: raise InputError(f"cell = {cell} px does not divide a patch of {patch_size} px; use one of {[c for c in range(1, patch_size + 1) if patch_size % c == 0]}")
+    if cell < 1 or patch_size % cell:
+        raise InputError(f"cell = {cell} px does not divide a patch of {patch_size} px; use one of {[c for c in range(1, patch_size + 1) if patch_size % c == 0]}")
     row, col = (((torch.arange(n * patch_size // cell, device=device) + 0.5) * cell / patch_size - 0.5) * patch_size for n in grid)
     return torch.stack(torch.meshgrid(row, col, indexing="ij"), 2).flatten(0, 1)
 

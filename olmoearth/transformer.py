@@ -243,7 +243,7 @@ def set_generator(
 ) -> None:
     "Say where the random numbers of training come from."
     for part in model.modules():
-        if hasattr(part, "generator"): part.generator = generator
+        if hasattr(part, "generator"): part.generator = generator   # type: ignore
 
 # %% ../nbs/08_transformer.ipynb #591719d7
 class Block(nn.Module):
