@@ -186,7 +186,8 @@ def from_official(
     entries, tables = name_map(model), _constants(model)
     known = {e.theirs for e in entries}
     unread = {k for e in entries if (k := f"target_{e.theirs}") not in known}                    # their second encoder beyond its embedding
-    legacy = {k for k in state if k.endswith("composite_encodings.pos_embed")}                   # a table that the released code drops as well
+    dropped = ("supervision_head.", "location_token_distillation_head.")                         # heads of v1.3's training
+    legacy = {k for k in state if k.endswith("composite_encodings.pos_embed") or k.startswith(dropped)}   # the released code drops these as well
     absent = [e.theirs for e in entries if e.theirs not in state]
     extra = [k for k in state if k not in known | unread | legacy | set(tables)]
     if absent or extra:
@@ -243,22 +244,24 @@ def official_config(
 ) -> dict[str, Any]:         # for config.json
     "The page that the released loader builds the same model from."
     c, single = config, config.preset == "single"
-    groups = {k: {"band_groups": [list(b.bands) for b in bandsets(k, c.preset)]} for k in PatchEmbedding.drops if k in c.modalities}
+    kind = lambda name: {"_CLASS_": f"olmoearth_pretrain.nn.{name}"}
+    groups = {k: {**kind("tokenization.ModalityTokenization"), "band_groups": [list(b.bands) for b in bandsets(k, c.preset)]}
+              for k in PatchEmbedding.drops if k in c.modalities}
     shared = {"supported_modality_names": list(c.modalities), "max_sequence_length": 12, "mlp_ratio": c.mlp_ratio, "num_heads": c.heads,
-              **({"tokenization_config": {"overrides": groups}} if single else {})}
+              **({"tokenization_config": {**kind("tokenization.TokenizationConfig"), "overrides": groups}} if single else {})}
     turning = lambda kind: {} if kind == "absolute" else {"position_encoding": _POSITIONS[kind], "rope_temporal_coordinate_scale": 1 / 30}
-    encoder = {"_CLASS_": "olmoearth_pretrain.nn.flexi_vit.EncoderConfig", **shared, "embedding_size": c.dim, "depth": c.depth, "max_patch_size": 8, "min_patch_size": 1,
+    encoder = {**kind("flexi_vit.EncoderConfig"), **shared, "embedding_size": c.dim, "depth": c.depth, "max_patch_size": 8, "min_patch_size": 1,
                "drop_path": c.drop_path, "use_linear_patch_embed": single, **turning(c.position)}
     if c.pixel_hidden: encoder["patch_embed_hidden_sizes"] = [c.pixel_hidden]
     if c.band_dropout: encoder |= {"band_dropout_rate": c.band_dropout, "random_band_dropout": True, "band_dropout_modalities": list(PatchEmbedding.drops)}
     if c.position == "mixed3d": encoder["rope_mixed_base"] = ROPE_BASE["encoder"]
     if c.pooler:
-        encoder["attention_pooler_config"] = {"pooler_dim": c.dim, "pooler_depth": c.pooler, "per_depth_read_proj": True, "attn_dim": c.dim,
-                                              "student_dims": [c.student, c.student // 2] if c.student else None, "student_output_norm": True}
-    decoder = {"_CLASS_": "olmoearth_pretrain.nn.flexi_vit.PredictorConfig", **shared, "encoder_embedding_size": c.dim, "decoder_embedding_size": c.dim,
+        encoder["attention_pooler_config"] = {**kind("flexi_vit.AttentionPoolerConfig"), "pooler_dim": c.dim, "attn_dim": c.dim, "pooler_depth": c.pooler,
+                                              "per_depth_read_proj": True, "student_dims": [c.student, c.student // 2] if c.student else None, "student_output_norm": True}
+    decoder = {**kind("flexi_vit.PredictorConfig"), **shared, "encoder_embedding_size": c.dim, "decoder_embedding_size": c.dim,
                "depth": c.decoder_depth, **turning(c.decoder_position), **({"use_attention_pooler": True, "pooler_dim": c.dim} if c.pooler else {})}
     rule = {"type": "modality_cross_random", "only_decode_modalities": [k for k in c.modalities if k not in c.inputs]}
-    return {"model": {"_CLASS_": "olmoearth_pretrain.nn.latent_mim.LatentMIMConfig", "encoder_config": encoder, "decoder_config": decoder,
+    return {"model": {**kind("latent_mim.LatentMIMConfig"), "encoder_config": encoder, "decoder_config": decoder,
                       **({"projection_only_target": True} if c.pooler else {})},
             "train_module": {"masking_config": {"strategy_config": rule}}}
 

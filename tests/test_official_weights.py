@@ -95,6 +95,12 @@ def test_a_missing_target_is_an_error(model):
     with pytest.raises(InputError, match="missing: target_encoder.patch_embeddings"): from_official(state, SMALL)
 
 
+def test_heads_of_training_alone_are_dropped_as_the_released_code_does(model):
+    state = to_official(model) | {"supervision_head.0.weight": torch.ones(2, 2), "location_token_distillation_head.1.bias": torch.ones(3)}
+    again, _ = from_official(state, model.config)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
 def test_another_month_table_is_refused(model):
     key = "decoder.composite_encodings.month_embed.weight"
     with pytest.raises(InputError, match="table of months"): from_official(to_official(model) | {key: torch.zeros(12, 8)}, SMALL)
