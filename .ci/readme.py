@@ -13,7 +13,7 @@ def readme() -> str:
     nb = nbformat.read(TOP / "nbs/index.ipynb", as_version=4)
     nb.metadata.language_info = {"name": "python"}
     text, _ = MarkdownExporter(config=Config({"TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": ["hide"]}})).from_notebook_node(nb)
-    text = re.sub(r"\]\((images/|\d\d[a-z]*_)", r"](nbs/\1", text).replace("](../", "](")
+    text = re.sub(r"\]\((images/|experiments/|\d\d[a-z]*_)", r"](nbs/\1", text).replace("](../", "](")
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
