@@ -116,3 +116,9 @@ def test_a_wheel_brings_the_tutorials(tmp_path):
     found = subprocess.run([sys.executable, "-S", "-c", ask, str(tmp_path / "site"),
                             *[p for p in sys.path if "site-packages" in p]], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert Path(found.stdout.strip()).resolve() == (tmp_path / "site/olmoearth/tutorials/01_quickstart.ipynb").resolve()
+
+
+def test_models_lists_every_release_and_how_to_load_one():
+    from olmoearth.official_weights import MODELS
+    answer = CliRunner().invoke(app, ["models"])
+    assert answer.exit_code == 0 and all(m.name in answer.output for m in MODELS) and "olmoearth.load(" in answer.output
