@@ -13,7 +13,7 @@ from .samples import Batch, InputError
 from .tokens import IMAGE_PATCH, Layout, require_modalities
 
 # %% auto #0
-__all__ = ['sincos', 'month_table', 'position_table', 'Encodings', 'released_days', 'coordinates']
+__all__ = ['sincos', 'month_table', 'position_table', 'Encodings', 'calendar', 'released_days', 'coordinates']
 
 # %% ../nbs/06a_encodings.ipynb #73048808
 def sincos(
@@ -78,23 +78,29 @@ class Encodings(nn.Module):
         if layout.n_times > batch.n_times: raise InputError(f"the layout has {layout.n_times} dates, the batch {batch.n_times} months")
         month: Tensor = self.month[batch.month]  # type: ignore                                                 # (B, T, D/4)
         month = month[:, index.time.clamp(min=0)] * (index.time >= 0)[:, None]                                  # (B, N, D/4)
-        expand = lambda v: v.expand(len(batch), *v.shape)
+        expand = lambda v: v.expand(batch.days.shape[0], *v.shape)   # not len(): an export keeps the batch open
         return torch.cat([expand(bandset), expand(time * self.date), month, expand(place * self.place)], 2)
 
 # %% ../nbs/06a_encodings.ipynb #e585abd6
-def released_days(
-    days: Tensor,  # any shape: exact days since 2000-01-01
-) -> Tensor:       # float32
-    "Days since 2000-01-01 as the released code counts them: years of 365.25 days, months of a common year."
+def calendar(
+    days: Tensor,  # any shape: days since 2000-01-01, int64
+) -> tuple[Tensor, Tensor, Tensor]:   # year, month (January is 0), day of the month from 0
+    "Dates of the Gregorian calendar by integer arithmetic, so that an exported file can hold it."
     shifted = days + 730425                                                     # days since 0000-03-01, where leap days come last
     era, doe = shifted.div(146097, rounding_mode="floor"), shifted % 146097    # 400 years are 146,097 days
     yoe = (doe - doe // 1460 + doe // 36524 - doe // 146096) // 365             # year of the era
     doy = doe - (365 * yoe + yoe // 4 - yoe // 100)                            # day of the year that begins in March
-    late = doy >= 306                                                           # January and February
     month = (5 * doy + 2) // 153                                                # from March = 0
-    day = doy - (153 * month + 2) // 5                                          # day of the month from 0
-    before = torch.tensor([59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 0, 31], device=days.device)[month]
-    return (yoe + 400 * era + late - 2000) * 365.25 + before + day
+    return yoe + 400 * era + (doy >= 306), (month + 2) % 12, doy - (153 * month + 2) // 5
+
+# %% ../nbs/06a_encodings.ipynb #5214bf49
+def released_days(
+    days: Tensor,  # any shape: exact days since 2000-01-01
+) -> Tensor:       # float32
+    "Days since 2000-01-01 as the released code counts them: years of 365.25 days, months of a common year."
+    year, month, day = calendar(days)
+    before = torch.tensor([0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334], device=days.device)[month]
+    return (year - 2000) * 365.25 + before + day
 
 # %% ../nbs/06a_encodings.ipynb #8e2422b5
 def coordinates(
@@ -107,5 +113,5 @@ def coordinates(
     pixels = spread([batch.patch_size if s.on_grid else 0 if modality(s.modality).kind in ("time", "point") else IMAGE_PATCH for s in layout.slices])
     has_time = spread([modality(s.modality).kind != "point" for s in layout.slices])
     month = released_days(batch.days)[:, index.time.clamp(min=0)] / 30 * has_time                               # (B, N)
-    place = torch.stack([index.row * pixels, index.col * pixels], 1).float().expand(len(batch), -1, -1)         # (B, N, 2)
+    place = torch.stack([index.row * pixels, index.col * pixels], 1).float().expand(batch.days.shape[0], -1, -1)         # (B, N, 2)
     return torch.cat([month[..., None], place], 2)

@@ -24,7 +24,7 @@ from .settings import MissingExtra, SettingError, find_data, get_settings, pick_
 
 # %% auto #0
 __all__ = ['app', 'ParameterError', 'read_parameters', 'check_parameters', 'RunResult', 'RunError', 'run_notebook',
-           'find_tutorial', 'extras', 'info', 'main', 'info_command', 'models_command', 'demo']
+           'find_tutorial', 'extras', 'info', 'main', 'info_command', 'models_command', 'export_command', 'demo']
 
 # %% ../nbs/30_experiments.ipynb #f6da6b1c
 class ParameterError(ValueError):
@@ -193,6 +193,31 @@ def models_command() -> None:
     wide = {k: max(len(k), *(len(r[k]) for r in rows)) for k in keys}
     for r in [{k: k for k in keys}, *rows]: print("  ".join(f"{r[k]:{wide[k]}}" for k in keys).rstrip())
     print('\nload one with olmoearth.load("allenai/OlmoEarth-v1-Nano"); the first call fetches it')
+
+# %% ../nbs/30_experiments.ipynb #639c3bd1
+@app.command("export")
+def export_command(
+    model: Annotated[str, typer.Argument(help="Folder or name of a model.")],
+    file: Annotated[str, typer.Argument(help="What to write: NAME.onnx or NAME.pt2.")],
+    sensors: Annotated[str, typer.Option(help="What the file reads, with commas between.")] = "sentinel2_l2a",
+    side: Annotated[int, typer.Option(help="Pixels of the 10 m grid along a window.", min=1)] = 32,
+    times: Annotated[int, typer.Option(help="Dates.", min=1)] = 1,
+    patch_size: Annotated[int, typer.Option(help="Pixels along a patch.", min=1, max=8)] = 4,
+    licence: Annotated[str, typer.Option(help="Licence of the weights; needed for a model of your own.")] = "",
+) -> None:
+    "Write an encoder as one file that runs without this package."
+    from olmoearth.export import export_onnx, export_torch
+    from olmoearth.official_weights import MODELS
+    from olmoearth.pretrained import is_official, load
+    from olmoearth.samples import InputError
+    kinds = {".onnx": export_onnx, ".pt2": export_torch}
+    with _plain_errors():
+        if (write := kinds.get(Path(file).suffix)) is None: raise ParameterError(f"cannot write {file!r}; end its name with {' or '.join(kinds)}")
+        licence = licence or (MODELS[0].licence if is_official(model) else "")
+        if not licence: raise ParameterError("a model of your own has the licence that you give it: --licence Apache-2.0")
+        try: path = write(load(model), file, sensors.split(","), side, times, patch_size, licence=licence, source=model)
+        except InputError as err: raise ParameterError(str(err)) from None
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 # %% ../nbs/30_experiments.ipynb #23770781
 @app.command()
