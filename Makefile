@@ -55,7 +55,7 @@ clean:
 	touch $@
 
 .venv/.lab: .venv/.torch pyproject.toml
-	$(PIP) --editable '.[maps,train]'
+	$(PIP) --editable '.[maps,train,export]'
 	touch $@ .venv/.demo
 
 .venv/.dev: .venv/.torch pyproject.toml

@@ -55,6 +55,9 @@ def embed_scene(
     check: str | None = None,        # input check, see check_sample
 ) -> xr.DataArray:                   # (y, x, feature) float32, one vector per cell, with the scene's crs and transform
     "Embed a scene window by window. Raises InputError for a scene without sensors or smaller than a patch."
+    if not isinstance(scene, Sample) and not hasattr(scene, "data_vars"):
+        raise InputError(f"a scene is a Sample or an xarray.Dataset, not {type(scene).__name__}; make one with read_scene(folder), or from_xarray(dataset) for arrays with dates")
+    if not 1 <= patch_size <= 8: raise InputError(f"patch_size={patch_size}: the model is made for patches of 1..8 px; use patch_size=8 and average cells for a coarser map")
     sample = scene if isinstance(scene, Sample) else from_xarray(scene)
     check_sample(sample, check)
     names = [m for m in sample.modalities if m in model.config.inputs]

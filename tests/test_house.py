@@ -170,3 +170,23 @@ def test_every_dependency_is_pinned():
 
 def test_licence_is_apache():
     assert "Apache License" in (TOP / "LICENSE").read_text()[:200] and "TERMS AND CONDITIONS" in (TOP / "LICENSE").read_text()
+
+
+def test_make_lab_installs_what_the_chapters_import():
+    "A learner opens the chapters after `make lab`; what only `dev` brings would stop the first cell."
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    given = re.search(r"^\.venv/\.lab:.*\n\t.*'\.\[(.+)\]'", (TOP / "Makefile").read_text(), re.M)[1].split(",")
+    todo, wants = list(given), list(project["dependencies"])
+    while todo:
+        lines = project["optional-dependencies"][todo.pop()]
+        todo += [e for line in lines if (m := re.match(r"olmoearth\[(.+)\]", line)) for e in m[1].split(",")]
+        wants += lines
+    named = {re.match(r"[\w.-]+", line)[0].lower().replace("-", "_") for line in wants} | {"sklearn", "odc", "ipython", "yaml", "olmoearth"}
+    named |= {"pil", "affine", "pyproj", "traitlets", "matplotlib_inline", "psutil", "nbformat"}   # what the packages above need themselves
+    for path in [*NOTEBOOKS, *sorted((TOP / "tutorials").glob("*.ipynb"))]:
+        for kind, text in cells(path):
+            if kind != "code" or text.lstrip().startswith("%"): continue
+            for node in ast.walk(ast.parse(text)):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+                for root in (n.split(".")[0].lower() for n in names):
+                    assert root in named or root in sys.stdlib_module_names, f"{path.name} imports {root}, which `make lab` does not install"
