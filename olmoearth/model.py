@@ -4,6 +4,7 @@
 
 # %% ../nbs/09_model.ipynb #94038dd7
 from __future__ import annotations
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from .modalities import MAPS, SENSORS, UnknownName
 from .samples import Batch, InputError
 from .settings import torch_generator
 from .encodings import Encodings, coordinates
+from .intermediates import recordable, recording
 from .pooler import AttentionPooler, Located
 from .tokens import Layout, PatchEmbedding, Role, Tokens, token_missing
 from .transformer import Block, Packing, Rows, gather, init_weights, pack, rows_of, scatter, set_generator
@@ -234,13 +236,15 @@ class OlmoEarth(nn.Module):
     def encode(
         self, batch: Batch,           # B samples
         role: Tensor | None = None,   # (B, N) roles; None: every input token with data is visible
-    ) -> Tokens:                      # x (B, N, D), zero where not visible
-        "Features of the visible tokens."
+        return_intermediates: bool | Sequence[str] = False,   # names from `recordable(encoder.blocks)`; True: all
+    ) -> Tokens:                      # x (B, N, D), zero where not visible; intermediates: blocks like x, attention for each sample (heads, n, n) of its n visible tokens
+        "Features of the visible tokens. Raises InputError for roles or names that do not fit."
         layout = self.layout(batch)
         role = self.default_role(batch, layout) if role is None else role
         self._check_roles(role[None], batch, layout)
-        features, packing, _ = self._encode(batch, layout, role)
-        return Tokens(scatter(features, packing), role, layout)
+        names = recordable(self.encoder.blocks) if return_intermediates is True else tuple(return_intermediates or ())
+        with recording(self.encoder.blocks, names) as found: features, packing, _ = self._encode(batch, layout, role)
+        return Tokens(scatter(features, packing), role, layout, {k: scatter(v, packing) if isinstance(v, Tensor) else v for k, v in found.items()})
 
     def embed(
         self, batch: Batch,           # B samples

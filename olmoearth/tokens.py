@@ -5,7 +5,7 @@
 # %% ../nbs/06_tokens.ipynb #16fec22c
 from __future__ import annotations
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -196,6 +196,7 @@ class Tokens:
     x: Tensor       # (B, N, D)
     role: Tensor    # (B, N) int8, see `Role`
     layout: Layout  # what token n is
+    intermediates: dict[str, Tensor | list[Tensor]] = field(default_factory=dict)   # what `OlmoEarth.encode` was asked to keep
 
     def __len__(self) -> int: return len(self.x)
 
