@@ -54,7 +54,7 @@ def embed_scene(
     dtype: str | None = None,        # None: as in the settings
     check: str | None = None,        # input check, see check_sample
 ) -> xr.DataArray:                   # (y, x, feature) float32, one vector per cell, with the scene's crs and transform
-    "Embed a scene window by window. Raises InputError for a scene without sensors or smaller than a patch."
+    "Embed a scene window by window. Raises InputError for what is no scene, has no sensors or is smaller than a patch, and for a patch outside 1..8 px."
     if not isinstance(scene, Sample) and not hasattr(scene, "data_vars"):
         raise InputError(f"a scene is a Sample or an xarray.Dataset, not {type(scene).__name__}; make one with read_scene(folder), or from_xarray(dataset) for arrays with dates")
     if not 1 <= patch_size <= 8: raise InputError(f"patch_size={patch_size}: the model is made for patches of 1..8 px; use patch_size=8 and average cells for a coarser map")

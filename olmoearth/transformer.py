@@ -177,7 +177,7 @@ def turn(
 ) -> Tensor:                    # (R, heads, d)
     "Rotate neighbouring numbers as the coordinates of a plane."
     a, b = x[..., 0::2], x[..., 1::2]
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(2)
 
 # %% ../nbs/08_transformer.ipynb #da0dbebc
 class Attention(nn.Module):
