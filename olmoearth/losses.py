@@ -16,7 +16,7 @@ from .samples import InputError
 from .tokens import Layout, Role
 
 # %% auto #0
-__all__ = ['SCOPES', 'Loss', 'groups', 'columns', 'gather', 'Choice', 'choose', 'score_tokens', 'patch_discrimination',
+__all__ = ['SCOPES', 'Loss', 'groups', 'columns', 'slots', 'Choice', 'choose', 'score_tokens', 'patch_discrimination',
            'instance_contrastive']
 
 # %% ../nbs/11_losses.ipynb #677c5c02
@@ -63,13 +63,13 @@ def columns(
     return slice(mine[0].start, mine[-1].stop)
 
 # %% ../nbs/11_losses.ipynb #6cb068e5
-def gather(
-    take: Tensor,              # (G, n) bool: tokens that take part
-) -> tuple[Tensor, Tensor]:    # (G, K) positions, K the largest count; (G, K) bool: not padding
-    "Positions of the taken tokens of each row, padded to the longest."
-    k = int(take.sum(1).max()) if take.numel() else 0
-    at = take.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :k]      # (G, K) taken ones first, in order
-    return at, take.gather(1, at)
+def slots(
+    line: Tensor,   # (m,) which of G lines each token belongs to, in rising order
+    lines: int,     # G
+) -> tuple[Tensor, int]:   # (m,) place within its line, K: length of the longest
+    "Number the tokens of each line from 0."
+    counts = torch.bincount(line, minlength=lines)                                    # (G,)
+    return torch.arange(len(line), device=line.device) - (counts.cumsum(0) - counts)[line], int(counts.max())
 
 # %% ../nbs/11_losses.ipynb #8dd70822
 class Choice(NamedTuple):
@@ -105,35 +105,41 @@ _PAIRS = 2 ** 26  # similarities held at once; more are computed in parts and ag
 
 # %% ../nbs/11_losses.ipynb #f15874a5
 def score_tokens(
-    prediction: Tensor,         # (V * B, N, D), read where role is DECODE
+    prediction: Tensor,         # (M, D) of the hidden tokens, row after row
     target: Tensor,             # (B, N, D), shared by the V views
-    decode: Tensor,             # (V * B, N) bool
+    decode: Tensor,             # (V * B, N) bool, M times true
     layout: Layout,             # of the N tokens
     tau: float,                 # temperature
     scope: str,                 # who competes
     drop_same: Collection[str], # modalities whose same-target negatives are dropped
 ) -> Choice:                    # three (V * B, N) tensors
     "Score every hidden token against its competitors."
-    (vb, n, _), b = prediction.shape, len(target)
-    loss, choices, counted = prediction.new_zeros(vb, n, dtype=torch.float32), decode.new_zeros(vb, n, dtype=torch.long), torch.zeros_like(decode)
-    droppable = torch.zeros(n, dtype=torch.bool, device=decode.device)
-    for name in drop_same:
-        if name in layout.names: droppable[columns(layout, name)] = True
-    sample = torch.arange(vb, device=decode.device)[:, None] % b                                # (VB, 1) a view's targets are its sample's
-    for g in groups(layout, scope):
-        rows = (vb // b, -1) if scope == "batch" else (vb, -1)                                  # who shares a row competes
-        at, valid = gather(decode[:, g].reshape(*rows))                                         # (G, K)
-        if not at.shape[1]: continue
-        width = g.stop - g.start
-        line = torch.arange(len(at), device=at.device)[:, None] * (vb // len(at)) + at // width  # (G, K) sample of each token
-        col = at % width + g.start                                                              # (G, K) its column
-        p, t = (F.normalize(v.float(), dim=-1) for v in (prediction[line, col], target[sample[line, 0], col]))   # (G, K, D)
-        drop = droppable[col] & valid if droppable[g].any() else None
-        got = _in_parts(p, t, valid, drop, tau)
-        loss = loss.index_put((line, col), torch.where(valid, got.loss, 0.), accumulate=True)   # padding adds 0
-        choices = choices.index_put((line, col), got.choices * valid, accumulate=True)
-        counted = counted.index_put((line[got.counted], col[got.counted]), torch.tensor(True, device=at.device))
-    return Choice(loss, choices, counted)
+    (vb, n), b = decode.shape, len(target)
+    teams = groups(layout, scope)
+    team = torch.cat([torch.full((g.stop - g.start,), i) for i, g in enumerate(teams)]).to(decode.device)       # (N,)
+    row, col = decode.nonzero(as_tuple=True)                                                                    # (M,)
+    order = team[col].argsort(stable=True)                                                                      # group by group, in each row by row
+    row, col, sizes = row[order], col[order], torch.bincount(team[col], minlength=len(teams)).tolist()
+    line, lines = (row // b, vb // b) if scope == "batch" else (row, vb)                                        # who shares a line competes
+    p, t = F.normalize(prediction[order].float(), dim=-1), F.normalize(target[row % b, col].float(), dim=-1)    # (M, D)
+    drop = layout.where(*drop_same).to(col.device)[col]                                                         # (M,)
+    parts = [_score_group(*x, lines, tau) for x in zip(*(v.split(sizes) for v in (p, t, line, drop)), strict=True) if len(x[0])]
+    got = [torch.cat(v) for v in zip(*parts, strict=True)] or [p.new_zeros(0), row, row.bool()]                 # three (M,)
+    return Choice(*(v.new_zeros(vb, n).index_put((row, col), v) for v in got))
+
+# %% ../nbs/11_losses.ipynb #c4202b15
+def _score_group(
+    p: Tensor, t: Tensor,   # (m, D) predictions and targets, unit length
+    line: Tensor,           # (m,) who shares a line competes; in rising order
+    drop: Tensor,           # (m,) bool: same-target negatives are dropped
+    lines: int,             # G
+    tau: float,             # temperature
+) -> Choice:                # three (m,) tensors
+    "`choose` for the tokens of one group."
+    slot, k = slots(line, lines)
+    table = lambda x: x.new_zeros(lines, k, *x.shape[1:]).index_put((line, slot), x)                            # (G, K, ...)
+    got = _in_parts(table(p), table(t), table(torch.ones_like(drop)), table(drop) if drop.any() else None, tau)
+    return Choice(*(v[line, slot] for v in got))
 
 # %% ../nbs/11_losses.ipynb #508a9b1b
 def _in_parts(p: Tensor, t: Tensor, valid: Tensor, drop: Tensor | None, tau: float) -> Choice:
@@ -146,7 +152,7 @@ def _in_parts(p: Tensor, t: Tensor, valid: Tensor, drop: Tensor | None, tau: flo
 
 # %% ../nbs/11_losses.ipynb #980e4677
 def patch_discrimination(
-    prediction: Tensor,                            # (V * B, N, D) of the decoder; read where role is DECODE
+    prediction: Tensor,                            # (M, D) of the M tokens with role DECODE, row after row; or a table (V * B, N, D), read there
     target: Tensor,                                # (B, N, D), shared by the V views
     role: Tensor,                                  # (V * B, N) see `Role`
     layout: Layout,                                # of the N tokens
@@ -156,12 +162,14 @@ def patch_discrimination(
     weights: Mapping[str, float] | None = None,    # modality -> weight in the total; absent: 1
 ) -> Loss:                                         # one part for each modality that had something to decode
     "Recognise each hidden token's target among others. Source: arXiv 2511.13655, section 3. Raises InputError for shapes that disagree."
-    if prediction.shape[:2] != role.shape or prediction.shape[1:] != target.shape[1:] or len(prediction) % len(target) or len(layout) != role.shape[1]:
-        raise InputError(f"predictions {tuple(prediction.shape)}, targets {tuple(target.shape)}, roles {tuple(role.shape)} "
-                         f"and a layout of {len(layout)} tokens disagree")
+    decode = role == Role.DECODE
+    fits = prediction.shape[:2] == role.shape if prediction.ndim == 3 else len(prediction) == decode.sum()
+    if not fits or prediction.shape[-1] != target.shape[2] or target.shape[1] != role.shape[1] or len(role) % len(target) or len(layout) != role.shape[1]:
+        raise InputError(f"predictions {tuple(prediction.shape)}, targets {tuple(target.shape)}, roles {tuple(role.shape)} with {int(decode.sum())} "
+                         f"to decode and a layout of {len(layout)} tokens disagree")
     with torch.autocast(prediction.device.type, enabled=False):
-        got = score_tokens(prediction, target, role == Role.DECODE, layout, tau, scope, drop_same)
-        views = len(prediction) // len(target)
+        got = score_tokens(prediction[decode] if prediction.ndim == 3 else prediction, target, decode, layout, tau, scope, drop_same)
+        views = len(role) // len(target)
         total, terms, chance = prediction.new_zeros((), dtype=torch.float32), {}, {}
         for name in layout.names:
             at = columns(layout, name)

@@ -147,13 +147,19 @@ def row_means(
 @dataclass
 class Output:
     "What one training step needs. R = V B rows: masking after masking."
-    prediction: Tensor  # (R, N, D) decoder output on DECODE tokens, zero elsewhere
+    answers: Tensor     # (M, D) decoder output on DECODE tokens alone, row after row
     pooled: Tensor      # (R, D) projected mean of the visible tokens
     features: Tensor    # encoder output on ENCODE tokens alone, row after row
-    seen: Packing       # which tokens these are
+    asked: Packing      # which tokens the answers are for
+    seen: Packing       # which tokens the features are of
     role: Tensor        # (R, N) int8
     layout: Layout      # of the N tokens
     located: Located | None = None   # location tokens, where there is a pooler
+
+    @property
+    def prediction(self) -> Tensor:
+        "The answers as a table: (R, N, D), zero where nothing was asked."
+        return scatter(self.answers, self.asked)
 
     @property
     def tokens(self) -> Tokens:
@@ -280,7 +286,7 @@ class OlmoEarth(nn.Module):
         at = None if self.config.decoder_position == "absolute" else coordinates(layout, batch)    # (B, N, 3)
         answers = self.decoder(features, self.decoder.encodings(layout, batch), seen, asked, at, located)
         pooled = row_means(features, seen.counts) if located is None else row_means(located.tokens, located.rows.counts)   # (R, D)
-        return Output(scatter(answers, asked), self.encoder.project(pooled), features, seen, flat, layout, located)
+        return Output(answers, self.encoder.project(pooled), features, asked, seen, flat, layout, located)
 
     def _check_roles(self, roles: Tensor, batch: Batch, layout: Layout) -> None:
         "Raise InputError where roles (V, B, N) do not fit the batch."

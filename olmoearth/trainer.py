@@ -198,14 +198,14 @@ LossFn = Callable[[Output, Tensor, Tensor, Layout, TrainConfig], Loss]  # (outpu
 
 # %% ../nbs/13_trainer.ipynb #173c3a85
 def released_loss(
-    out: Output,          # of the model: prediction (V * B, N, D), pooled (V * B, D)
+    out: Output,          # of the model: answers (M, D) of the hidden tokens, pooled (V * B, D)
     target: Tensor,       # (B, N, D)
     roles: Tensor,        # (V, B, N)
     layout: Layout,       # of the N tokens
     config: TrainConfig,  # weights, temperature, scope
 ) -> Loss:
     "Patch discrimination, and instance contrast between the first two views."
-    loss = patch_discrimination(out.prediction, target, roles.flatten(0, 1), layout, config.tau, config.scope, config.drop_same)
+    loss = patch_discrimination(out.answers, target, roles.flatten(0, 1), layout, config.tau, config.scope, config.drop_same)
     if config.contrast == 0 or len(roles) < 2: return loss
     a, b = out.pooled.unflatten(0, (len(roles), -1))[:2]                     # (B, D) each
     return loss + config.contrast * instance_contrastive(a, b, config.tau, config.contrast_group)
