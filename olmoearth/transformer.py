@@ -13,8 +13,8 @@ from .settings import torch_generator
 
 # %% auto #0
 __all__ = ['Packing', 'pack', 'gather', 'scatter', 'Rows', 'rows_of', 'padded_attention', 'row_attention', 'attention',
-           'axial_frequencies', 'mixed_frequencies', 'Rotary', 'turn', 'Attention', 'DropPath', 'set_generator',
-           'Block', 'init_weights']
+           'axial_frequencies', 'mixed_frequencies', 'Rotary', 'turn', 'side_by_side', 'Attention', 'DropPath',
+           'set_generator', 'Block', 'init_weights']
 
 # %% ../nbs/08_transformer.ipynb #a481dbb5
 class Packing(NamedTuple):
@@ -180,6 +180,16 @@ def turn(
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(2)
 
 # %% ../nbs/08_transformer.ipynb #da0dbebc
+def side_by_side(
+    x: Tensor,            # (R, D)
+    *layers: nn.Linear,   # all read x
+) -> tuple[Tensor, ...]:  # (R, width of a layer) each
+    "What several linear layers make of the same tokens."
+    if len(layers) == 1 or not torch.is_grad_enabled(): return tuple(f(x) for f in layers)
+    y = F.linear(x, torch.cat([f.weight for f in layers]), torch.cat([f.bias for f in layers]))              # (R, sum of widths)
+    return y.split([f.out_features for f in layers], 1)
+
+# %% ../nbs/08_transformer.ipynb #afe5f84d
 class Attention(nn.Module):
     "Multi-head attention; queries, keys and values have their own projections with bias."
     def __init__(
@@ -199,7 +209,8 @@ class Attention(nn.Module):
         context: Tensor, context_rows: Rows,            # (M, D) keys and values
     ) -> tuple[Tensor, Tensor, Tensor]:                 # (R, heads, d), (M, heads, d), (M, heads, d)
         "Queries, keys and values, turned by their coordinates where this attention knows positions. Raises InputError where they are not given."
-        q, k, v = (f(y).unflatten(1, (self.heads, -1)) for f, y in ((self.q, x), (self.k, context), (self.v, context)))
+        same = side_by_side(x, self.q, self.k, self.v) if context is x else (self.q(x), *side_by_side(context, self.k, self.v))
+        q, k, v = (y.unflatten(1, (self.heads, -1)) for y in same)
         if self.rotary is None: return q, k, v
         if rows.at is None or context_rows.at is None: raise InputError("rotary attention needs coordinates: Rows(counts, at)")
         return *self.rotary(q, k, rows.at, context_rows.at), v

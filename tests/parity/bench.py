@@ -100,7 +100,7 @@ class Ours:
         self.case, self.batch = case, ours.batch(case, x)
         names = {k: tuple(v.shape) for k, v in official.build("v1", size).state_dict().items()}
         self.model, self.target = from_official({k: torch.from_numpy(v) for k, v in cases.weights(names).items()}, Config.of(size))
-        self.adam = torch.optim.AdamW(self.model.parameters(), 1e-4, weight_decay=0.02)
+        self.adam = torch.optim.AdamW(self.model.parameters(), 1e-4, weight_decay=0.02, fused=True)   # as our trainer does
         self.layout, self.generator = self.model.layout(self.batch), torch_generator(0, "bench")
 
     def encode(self) -> torch.Tensor:
@@ -120,7 +120,7 @@ class Ours:
         missing = token_missing(self.batch, self.layout)
         roles = torch.stack([cross_modality(self.layout, missing, self.generator) for _ in range(2)])
         out = self.model(self.batch, roles)
-        loss = patch_discrimination(out.prediction, self.target(self.batch, self.layout), roles.flatten(0, 1), self.layout).total
+        loss = patch_discrimination(out.answers, self.target(self.batch, self.layout), roles.flatten(0, 1), self.layout).total
         loss = loss + 0.1 * instance_contrastive(*out.pooled.unflatten(0, (2, -1))).total
         loss.backward()
         self.adam.step()
