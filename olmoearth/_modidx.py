@@ -648,7 +648,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'olmoearth.transformer.scatter': ('transformer.html#scatter', 'olmoearth/transformer.py'),
                                        'olmoearth.transformer.set_generator': ( 'transformer.html#set_generator',
                                                                                 'olmoearth/transformer.py'),
-                                       'olmoearth.transformer.side_by_side': ('transformer.html#side_by_side', 'olmoearth/transformer.py'),
+                                       'olmoearth.transformer.some_rows': ('transformer.html#some_rows', 'olmoearth/transformer.py'),
                                        'olmoearth.transformer.turn': ('transformer.html#turn', 'olmoearth/transformer.py')},
             'olmoearth.tree': { 'olmoearth.tree.Conversion': ('tree.html#conversion', 'olmoearth/tree.py'),
                                 'olmoearth.tree.OfficialTree': ('tree.html#officialtree', 'olmoearth/tree.py'),

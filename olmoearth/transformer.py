@@ -4,6 +4,7 @@
 
 # %% ../nbs/08_transformer.ipynb #e8126064
 from __future__ import annotations
+from collections.abc import Callable
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from .settings import torch_generator
 
 # %% auto #0
 __all__ = ['Packing', 'pack', 'gather', 'scatter', 'Rows', 'rows_of', 'padded_attention', 'row_attention', 'attention',
-           'axial_frequencies', 'mixed_frequencies', 'Rotary', 'turn', 'side_by_side', 'Attention', 'DropPath',
+           'axial_frequencies', 'mixed_frequencies', 'Rotary', 'turn', 'Attention', 'DropPath', 'some_rows',
            'set_generator', 'Block', 'init_weights']
 
 # %% ../nbs/08_transformer.ipynb #a481dbb5
@@ -180,16 +181,6 @@ def turn(
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(2)
 
 # %% ../nbs/08_transformer.ipynb #da0dbebc
-def side_by_side(
-    x: Tensor,            # (R, D)
-    *layers: nn.Linear,   # all read x
-) -> tuple[Tensor, ...]:  # (R, width of a layer) each
-    "What several linear layers make of the same tokens."
-    if len(layers) == 1 or not torch.is_grad_enabled(): return tuple(f(x) for f in layers)
-    y = F.linear(x, torch.cat([f.weight for f in layers]), torch.cat([f.bias for f in layers]))              # (R, sum of widths)
-    return y.split([f.out_features for f in layers], 1)
-
-# %% ../nbs/08_transformer.ipynb #afe5f84d
 class Attention(nn.Module):
     "Multi-head attention; queries, keys and values have their own projections with bias."
     def __init__(
@@ -209,8 +200,7 @@ class Attention(nn.Module):
         context: Tensor, context_rows: Rows,            # (M, D) keys and values
     ) -> tuple[Tensor, Tensor, Tensor]:                 # (R, heads, d), (M, heads, d), (M, heads, d)
         "Queries, keys and values, turned by their coordinates where this attention knows positions. Raises InputError where they are not given."
-        same = side_by_side(x, self.q, self.k, self.v) if context is x else (self.q(x), *side_by_side(context, self.k, self.v))
-        q, k, v = (y.unflatten(1, (self.heads, -1)) for y in same)
+        q, k, v = (f(y).unflatten(1, (self.heads, -1)) for f, y in ((self.q, x), (self.k, context), (self.v, context)))
         if self.rotary is None: return q, k, v
         if rows.at is None or context_rows.at is None: raise InputError("rotary attention needs coordinates: Rows(counts, at)")
         return *self.rotary(q, k, rows.at, context_rows.at), v
@@ -227,25 +217,39 @@ class Attention(nn.Module):
 
 # %% ../nbs/08_transformer.ipynb #9f12a289
 class DropPath(nn.Module):
-    "Leave the addition out for a random share of the samples, in training."
+    "Add something to a random part of the samples in training, and to all of them otherwise."
     def __init__(
-        self, rate: float = 0.0,  # share to leave out
+        self, rate: float = 0.0,  # share of samples to leave as they are
     ) -> None:
         super().__init__()
         self.rate = rate
         self.generator: torch.Generator | None = None   # source of the draws, set by `set_generator`
 
     def forward(
-        self, x: Tensor,           # (R, D) what a block adds
-        counts: tuple[int, ...],   # (B,) tokens of each row
-    ) -> Tensor:                   # (R, D)
-        "Raises InputError in training where no generator was set."
-        if not self.training or self.rate == 0: return x
+        self, x: Tensor,                  # (R, D)
+        rows: Rows,                       # of x
+        f: Callable[..., Tensor],         # (R', D), Rows, and what `also` became -> (R', D): what to add
+        *also: tuple[Tensor, Rows],       # further lists with the same samples, which f reads
+    ) -> Tensor:                          # (R, D)
+        "x + f(x, rows, *also) for the samples drawn, with f scaled to be right on average. Raises InputError in training where no generator was set."
+        if not self.training or self.rate == 0: return x + f(x, rows, *also)
         if self.generator is None:
             raise InputError("drop path needs its own random numbers: call set_generator(model, torch_generator(seed)) before training")
-        kept = torch.rand(len(counts), generator=self.generator, device=self.generator.device) >= self.rate   # (B,)
-        scale = (kept.float() / (1 - self.rate)).to(x)
-        return x * scale.repeat_interleave(torch.tensor(counts, device=x.device), output_size=len(x))[:, None]
+        kept = torch.rand(len(rows.counts), generator=self.generator, device=self.generator.device) >= self.rate   # (B,)
+        if kept.all(): return x + f(x, rows, *also) / (1 - self.rate)
+        index, mine = some_rows(rows, kept)
+        others = [(y[i], r) for y, r, i in ((y, *some_rows(r, kept)[::-1]) for y, r in also)]
+        return x.index_add(0, index, f(x[index], mine, *others).to(x.dtype), alpha=1 / (1 - self.rate))
+
+# %% ../nbs/08_transformer.ipynb #758de947
+def some_rows(
+    rows: Rows,     # of R tokens
+    kept: Tensor,   # (B,) bool
+) -> tuple[Tensor, Rows]:   # (R',) positions of the tokens of kept rows; these rows
+    "Part of a list."
+    counts = torch.tensor(rows.counts)
+    index = kept.cpu().repeat_interleave(counts).nonzero()[:, 0].to(kept.device if rows.at is None else rows.at.device)
+    return index, Rows(tuple(n for n, k in zip(rows.counts, kept.tolist(), strict=True) if k), None if rows.at is None else rows.at[index])
 
 # %% ../nbs/08_transformer.ipynb #a22e4eba
 def set_generator(
@@ -279,8 +283,9 @@ class Block(nn.Module):
         context_rows: Rows | None = None,   # of the context
     ) -> Tensor:                            # (R, D)
         "One step of the residual stream."
-        x = x + self.drop_path(self.attn(self.norm1(x), rows, context, context_rows), rows.counts)
-        return x + self.drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))), rows.counts)
+        also = () if context is None or context_rows is None else ((context, context_rows),)
+        x = self.drop_path(x, rows, lambda y, own, other=(None, None): self.attn(self.norm1(y), own, *other), *also)
+        return self.drop_path(x, rows, lambda y, *_: self.fc2(F.gelu(self.fc1(self.norm2(y)))))
 
 # %% ../nbs/08_transformer.ipynb #983012c3
 def init_weights(
