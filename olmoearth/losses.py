@@ -88,17 +88,17 @@ def choose(
     same: float = 0.999,        # cosine above which two targets are the same
 ) -> Choice:
     "Cross-entropy of each prediction among the targets of its row."
-    allowed = valid[:, None, :].expand(-1, len(valid[0]), -1)                         # (G, K, K) candidates of each token
-    counted = valid
+    choices, counted, out = valid.sum(1, keepdim=True).expand(valid.shape), valid, ~valid[:, None, :]   # (G, K), (G, K), (G, 1, K) no candidates
     if drop is not None:
         own = torch.eye(valid.shape[1], dtype=torch.bool, device=p.device)
-        alike = (t @ t.transpose(1, 2) > same) & ~own & drop[:, :, None] & drop[:, None, :]
-        allowed = allowed & ~alike
-        alone = (allowed.sum(2) == 1) & valid & drop & (valid.sum(1) > 1)[:, None]    # (G, K) nothing to tell it from
+        out = out | (t @ t.transpose(1, 2) > same) & ~own & drop[:, :, None] & drop[:, None, :]    # (G, K, K)
+        choices = (~out).sum(2)
+        alone = (choices == 1) & valid & drop & (valid.sum(1) > 1)[:, None]           # (G, K) nothing to tell it from
         counted = valid & ~alone.any(1)[:, None]
-    score = (p @ t.transpose(1, 2) / tau).masked_fill(~allowed, -1e9)                 # (G, K, K)
-    loss = score.logsumexp(2) - score.diagonal(dim1=1, dim2=2)                        # (G, K)
-    return Choice(torch.where(counted, loss, 0.), allowed.sum(2), counted)
+    bar = torch.zeros_like(out, dtype=p.dtype).masked_fill(out, -1e9).expand(-1, p.shape[1], -1)
+    score = torch.baddbmm(bar, p / tau, t.transpose(1, 2))                            # (G, K, K)
+    loss = -score.log_softmax(2).diagonal(dim1=1, dim2=2)                             # (G, K)
+    return Choice(torch.where(counted, loss, 0.), choices, counted)
 
 # %% ../nbs/11_losses.ipynb #2964a4ca
 _PAIRS = 2 ** 26  # similarities held at once; more are computed in parts and again in the backward pass

@@ -10,7 +10,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .modalities import Modality, bandsets, modality
@@ -18,7 +18,8 @@ from .samples import Batch, InputError
 
 # %% auto #0
 __all__ = ['IMAGE_PATCH', 'BAND_MEAN', 'Role', 'Slice', 'Index', 'Layout', 'patch_side', 'Tokens', 'channels', 'token_missing',
-           'resize_matrix', 'resize', 'PatchProjection', 'drop_bands', 'PatchEmbedding', 'require_modalities']
+           'add_rows', 'resize_matrix', 'resize', 'PatchProjection', 'drop_bands', 'PatchEmbedding',
+           'require_modalities']
 
 # %% ../nbs/06_tokens.ipynb #7c1319ab
 class Role(IntEnum):
@@ -101,8 +102,7 @@ class Layout:
         self, *names: str   # modalities
     ) -> Tensor:            # (N,) bool
         "Which tokens belong to some modalities."
-        ids = [i for i, name in enumerate(self.names) if name in names]
-        return torch.isin(self.modality_id, torch.tensor(ids, dtype=torch.long))
+        return _where(self, names)
 
     @property
     def names(self) -> tuple[str, ...]: return tuple(dict.fromkeys(s.modality for s in self.slices))   # modalities, in order
@@ -175,6 +175,13 @@ def _slices(
             start += h * w * t
     return tuple(out)
 
+# %% ../nbs/06_tokens.ipynb #7cc58b04
+@lru_cache(maxsize=256)
+def _where(layout: Layout, names: tuple[str, ...]) -> Tensor:
+    "Compute `Layout.where`."
+    ids = [i for i, name in enumerate(layout.names) if name in names]
+    return torch.isin(layout.modality_id, torch.tensor(ids, dtype=torch.long))
+
 # %% ../nbs/06_tokens.ipynb #76b24a88
 @lru_cache(maxsize=256)
 def _index(layout: Layout, device: torch.device) -> Index:
@@ -233,12 +240,28 @@ def token_missing(
     layout: Layout,  # of the batch
 ) -> Tensor:         # (B, N) bool
     "Tokens of which more than half of the values are missing."
-    out = []
-    for s in layout.slices:
-        gaps = batch.missing[s.modality][..., channels(s.modality, s.bandset, layout.preset)]                        # (B, H, W, T, c)
-        share = reduce(gaps.float(), "b (h p) (w q) t c -> b (h w t)", "mean", h=s.h, w=s.w)
-        out.append(share > 0.5)
-    return torch.cat(out, 1) if out else torch.zeros(len(batch), 0, dtype=torch.bool)
+    out, b = [], len(batch)
+    for name in layout.names:
+        gaps, own = batch.missing[name], [s for s in layout.slices if s.modality == name]
+        (_, height, width, t, c), (h, w) = gaps.shape, own[0][4:6]
+        counts = add_rows(gaps, h).view(b, h, w, -1, t, c).float()                                                  # (B, h, w, q, T, C) missing pixels of q columns
+        if len(own) > 1: counts = counts.sum(3, keepdim=True)                                                       # (B, h, w, 1, T, C)
+        for s in own:
+            pick = channels(name, s.bandset, layout.preset)
+            values = height * width // (h * w) * (pick.stop - pick.start)                                           # of one token
+            out.append((counts[..., pick].sum((3, 5)) > values / 2).view(b, -1))
+    return torch.cat(out, 1) if out else torch.zeros(b, 0, dtype=torch.bool)
+
+# %% ../nbs/06_tokens.ipynb #514333dc
+def add_rows(
+    x: Tensor,   # (B, H, W, T, C) bool
+    h: int,      # groups of rows; divides H, at most 255 rows each
+) -> Tensor:     # (B, h, W, T, C) uint8
+    "How many of the rows of each group are true."
+    b, height, *line = x.shape
+    lines = x.contiguous().view(torch.uint8).view(b, h, height // h, -1)                                             # (B, h, p, W T C)
+    total = lines.view(torch.int64).sum(2).view(torch.uint8) if lines.shape[3] % 8 == 0 else lines.sum(2).to(torch.uint8)
+    return total.view(b, h, *line)
 
 # %% ../nbs/06_tokens.ipynb #67d3f6fb
 @lru_cache(maxsize=256)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from .loading import Loader
 from .losses import Loss, instance_contrastive, patch_discrimination
-from .masking import Strategy, get_strategy
+from .masking import get_strategy, mask_views, Strategy
 from .model import OlmoEarth, Output
 from .modalities import modality
 from .samples import Batch, InputError
@@ -251,7 +251,7 @@ class Trainer:
         layout = Layout.from_batch(batch, self.model.config.preset)
         missing = token_missing(batch, layout)                                                                        # (B, N)
         draw = torch_generator(self.config.seed, "mask", self.step)
-        roles = torch.stack([self.masking(layout, missing.cpu(), draw) for _ in range(self.config.views)]).to(self.device)   # (V, B, N)
+        roles = mask_views(self.masking, layout, missing.cpu(), draw, self.config.views).to(self.device)              # (V, B, N)
         set_generator(self.model, torch_generator(self.config.seed, "drop path", self.step))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             out = self.model(batch, roles)

@@ -18,7 +18,7 @@ import cases
 import official
 import ours
 from olmoearth.losses import instance_contrastive, patch_discrimination
-from olmoearth.masking import cross_modality
+from olmoearth.masking import cross_modality, mask_views
 from olmoearth.model import Config
 from olmoearth.modalities import MAPS, SENSORS
 from olmoearth.official_weights import from_official
@@ -71,8 +71,12 @@ class Theirs:
         self.model.eval()
         with torch.no_grad(): return self.model.encoder(self.masked, patch_size=self.case.patch)["tokens_and_masks"].sentinel1
 
-    def mask(self) -> MaskedOlmoEarthSample:
-        "One masking."
+    def mask(self) -> tuple[MaskedOlmoEarthSample, MaskedOlmoEarthSample]:
+        "The two maskings of a step."
+        return self.mask_once(), self.mask_once()
+
+    def mask_once(self) -> MaskedOlmoEarthSample:
+        "One masking, from pixels that say what is missing."
         got = self.strategy.apply_mask(self.sample, self.case.patch)
         return MaskedOlmoEarthSample(**{k: v for k, v in got._asdict().items() if v is not None})
 
@@ -81,7 +85,7 @@ class Theirs:
         self.model.train()
         losses, pooled = [], []
         full = lambda z: TokensAndMasks(**{k: v for k, v in z._asdict().items() if v is not None})
-        for view in (self.mask(), self.mask()):
+        for view in self.mask():
             _, decoded, p, _, _ = self.model(view, self.case.patch)
             with torch.no_grad():
                 target = self.model.target_encoder(view.unmask(), patch_size=self.case.patch, token_exit_cfg={k: 0 for k in self.x.values})
@@ -111,14 +115,14 @@ class Ours:
     encode_gaps = encode
 
     def mask(self) -> torch.Tensor:
-        "One masking, from pixels that say what is missing."
-        return cross_modality(self.layout, token_missing(self.batch, self.layout), self.generator)
+        "The two maskings of a step, from pixels that say what is missing."
+        return mask_views(cross_modality, self.layout, token_missing(self.batch, self.layout), self.generator)
 
     def step(self) -> torch.Tensor:
         "One step of pretraining."
         self.model.train()
         missing = token_missing(self.batch, self.layout)
-        roles = torch.stack([cross_modality(self.layout, missing, self.generator) for _ in range(2)])
+        roles = mask_views(cross_modality, self.layout, missing, self.generator)
         out = self.model(self.batch, roles)
         loss = patch_discrimination(out.answers, self.target(self.batch, self.layout), roles.flatten(0, 1), self.layout).total
         loss = loss + 0.1 * instance_contrastive(*out.pooled.unflatten(0, (2, -1))).total
