@@ -15,7 +15,7 @@ from .encodings import Encodings, coordinates
 from .intermediates import recordable, recording
 from .pooler import AttentionPooler, Located
 from .tokens import Layout, PatchEmbedding, Role, Tokens, token_missing
-from .transformer import Block, Packing, Rows, gather, init_weights, pack, rows_of, scatter, set_generator
+from .transformer import Block, Packing, Rows, gather, init_weights, pack, rows_of, scatter, set_generator, split_rows
 
 # %% auto #0
 __all__ = ['SIZES', 'VERSIONS', 'ROPE_BASE', 'Config', 'Encoder', 'Decoder', 'row_means', 'Output', 'OlmoEarth',
@@ -72,6 +72,9 @@ VERSIONS: dict[str, dict[str, object]] = {"v1": {}, "v1.1": _V1_1, "v1.2": _V1_2
 ROPE_BASE = {"encoder": 10_000.0, "decoder": 10.0}   # where mixed frequencies begin; axial ones are 10,000 everywhere
 
 # %% ../nbs/09_model.ipynb #39c351d1
+_CACHE = 8 * 2 ** 20   # bytes of the widest float32 activation of one part
+
+# %% ../nbs/09_model.ipynb #73baf3b9
 class Encoder(nn.Module):
     "Visible tokens to features."
     def __init__(
@@ -82,7 +85,7 @@ class Encoder(nn.Module):
         self.patch_embedding = PatchEmbedding(c.modalities, c.dim, c.preset, c.pixel_hidden, c.band_dropout)
         self.encodings = _encodings(c, c.position)
         self.blocks = nn.ModuleList(Block(c.dim, c.heads, c.mlp_ratio, c.drop_path, c.position, ROPE_BASE["encoder"]) for _ in range(c.depth))
-        self.norm = nn.LayerNorm(c.dim)
+        self.norm, self.hidden = nn.LayerNorm(c.dim), int(c.dim * c.mlp_ratio)
         self.pooler = AttentionPooler(c.dim, c.heads, c.mlp_ratio, c.pooler, c.student) if c.pooler else None
         self.project = nn.Linear(c.dim, c.dim)    # of the pooled tokens, for the instance contrast
 
@@ -90,11 +93,17 @@ class Encoder(nn.Module):
         self, x: Tensor,        # (S, n, D) embedded and encoded tokens
         packing: Packing,       # the visible ones, V maskings of S samples
         at: Tensor | None = None,   # (S, n, 3) coordinates, where attention knows positions
+        whole: bool = False,        # True: all rows go through each block together, also without gradients
     ) -> tuple[Tensor, Rows]:   # (R, D) features, row after row, and their rows
         "Run the blocks over the visible tokens."
         x, rows = gather(x, packing), rows_of(packing, at)
+        whole = whole or torch.is_grad_enabled() or x.device.type != "cpu"
+        if whole: return self._think(x, rows), rows
+        return torch.cat([self._think(*part) for part in split_rows(x, rows, _CACHE // (4 * self.hidden))]), rows
+
+    def _think(self, x: Tensor, rows: Rows) -> Tensor:
         for block in self.blocks: x = block(x, rows)
-        return self.norm(x), rows
+        return self.norm(x)
 
 # %% ../nbs/09_model.ipynb #c3830066
 def _encodings(config: Config, position: str) -> Encodings:
@@ -217,7 +226,7 @@ class OlmoEarth(nn.Module):
         role = torch.where(sensor, Role.ENCODE, Role.TARGET).to(torch.int8)
         return role.masked_fill(token_missing(batch, layout), Role.MISSING)
 
-    def _encode(self, batch: Batch, layout: Layout, roles: Tensor) -> tuple[Tensor, Packing, Rows]:
+    def _encode(self, batch: Batch, layout: Layout, roles: Tensor, whole: bool = False) -> tuple[Tensor, Packing, Rows]:
         "Features of the visible tokens of (R, N) roles, row after row, and which tokens of the full layout they are."
         inner, position = layout.select(self.config.inputs)                              # tokens the encoder may read, (n,)
         if not len(inner):
@@ -230,7 +239,7 @@ class OlmoEarth(nn.Module):
                              f"Config.of(..., inputs=(..., {names[0]!r}))")
         x = self.encoder.patch_embedding(batch, inner) + self.encoder.encodings(inner, batch)      # (B, n, D), once for all maskings
         at = None if self.config.position == "absolute" else coordinates(inner, batch)             # (B, n, 3)
-        features, rows = self.encoder(x, packing, at)
+        features, rows = self.encoder(x, packing, at, whole)
         return features, seen, rows
 
     def _locate(self, batch: Batch, layout: Layout, features: Tensor, rows: Rows, cell: int | None = None) -> Located | None:
@@ -249,7 +258,7 @@ class OlmoEarth(nn.Module):
         role = self.default_role(batch, layout) if role is None else role
         self._check_roles(role[None], batch, layout)
         names = recordable(self.encoder.blocks) if return_intermediates is True else tuple(return_intermediates or ())
-        with recording(self.encoder.blocks, names) as found: features, packing, _ = self._encode(batch, layout, role)
+        with recording(self.encoder.blocks, names) as found: features, packing, _ = self._encode(batch, layout, role, whole=bool(names))
         return Tokens(scatter(features, packing), role, layout, {k: scatter(v, packing) if isinstance(v, Tensor) else v for k, v in found.items()})
 
     def embed(

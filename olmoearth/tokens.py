@@ -240,17 +240,17 @@ def token_missing(
     layout: Layout,  # of the batch
 ) -> Tensor:         # (B, N) bool
     "Tokens of which more than half of the values are missing."
-    out, b = [], len(batch)
+    out: list[Tensor] = []
     for name in layout.names:
         gaps, own = batch.missing[name], [s for s in layout.slices if s.modality == name]
-        (_, height, width, t, c), (h, w) = gaps.shape, own[0][4:6]
+        (b, height, width, t, c), (h, w) = gaps.shape, own[0][4:6]
         counts = add_rows(gaps, h).view(b, h, w, -1, t, c).float()                                                  # (B, h, w, q, T, C) missing pixels of q columns
         if len(own) > 1: counts = counts.sum(3, keepdim=True)                                                       # (B, h, w, 1, T, C)
         for s in own:
             pick = channels(name, s.bandset, layout.preset)
             values = height * width // (h * w) * (pick.stop - pick.start)                                           # of one token
             out.append((counts[..., pick].sum((3, 5)) > values / 2).view(b, -1))
-    return torch.cat(out, 1) if out else torch.zeros(b, 0, dtype=torch.bool)
+    return torch.cat(out, 1) if out else torch.zeros(len(batch), 0, dtype=torch.bool)
 
 # %% ../nbs/06_tokens.ipynb #514333dc
 def add_rows(
@@ -259,9 +259,9 @@ def add_rows(
 ) -> Tensor:     # (B, h, W, T, C) uint8
     "How many of the rows of each group are true."
     b, height, *line = x.shape
-    lines = x.contiguous().view(torch.uint8).view(b, h, height // h, -1)                                             # (B, h, p, W T C)
-    total = lines.view(torch.int64).sum(2).view(torch.uint8) if lines.shape[3] % 8 == 0 else lines.sum(2).to(torch.uint8)
-    return total.view(b, h, *line)
+    lines = x.reshape(b, h, height // h, -1)                                                                         # (B, h, p, W T C)
+    if lines.shape[3] % 8 or torch.compiler.is_compiling(): return lines.sum(2).to(torch.uint8).view(b, h, *line)    # exported graphs know no bytes
+    return lines.contiguous().view(torch.int64).sum(2).view(torch.uint8).view(b, h, *line)
 
 # %% ../nbs/06_tokens.ipynb #67d3f6fb
 @lru_cache(maxsize=256)

@@ -13,9 +13,9 @@ from .samples import InputError
 from .settings import torch_generator
 
 # %% auto #0
-__all__ = ['Packing', 'pack', 'gather', 'scatter', 'Rows', 'rows_of', 'padded_attention', 'row_attention', 'attention',
-           'axial_frequencies', 'mixed_frequencies', 'Rotary', 'turn', 'Attention', 'DropPath', 'some_rows',
-           'set_generator', 'Block', 'init_weights']
+__all__ = ['Packing', 'pack', 'gather', 'scatter', 'Rows', 'rows_of', 'split_rows', 'padded_attention', 'row_attention',
+           'attention', 'axial_frequencies', 'mixed_frequencies', 'Rotary', 'turn', 'Attention', 'DropPath',
+           'some_rows', 'set_generator', 'Block', 'init_weights']
 
 # %% ../nbs/08_transformer.ipynb #a481dbb5
 class Packing(NamedTuple):
@@ -66,6 +66,21 @@ def rows_of(
 ) -> Rows:
     "Rows of a packing, with the coordinates of what was kept."
     return Rows(packing.counts, None if at is None else gather(at, packing))
+
+# %% ../nbs/08_transformer.ipynb #ee2fe937
+def split_rows(
+    x: Tensor,      # (R, D)
+    rows: Rows,     # of x
+    most: int,      # tokens of one part, if it has more than one row
+) -> list[tuple[Tensor, Rows]]:   # parts of x, and their rows
+    "Cut a list between rows."
+    parts: list[list[int]] = [[]]
+    for n in rows.counts:
+        if parts[-1] and sum(parts[-1]) + n > most: parts.append([])
+        parts[-1].append(n)
+    sizes = [sum(part) for part in parts]
+    places = [None] * len(sizes) if rows.at is None else rows.at.split(sizes)
+    return [(y, Rows(tuple(part), at)) for y, part, at in zip(x.split(sizes), parts, places, strict=True)]
 
 # %% ../nbs/08_transformer.ipynb #f30c71e3
 def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
