@@ -13,6 +13,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 import cases
 import official
@@ -23,7 +24,7 @@ from olmoearth.model import Config
 from olmoearth.modalities import MAPS, SENSORS
 from olmoearth.official_weights import from_official
 from olmoearth.settings import rng, torch_generator
-from olmoearth.tokens import token_missing
+from olmoearth.tokens import Role, token_missing
 from olmoearth_pretrain.datatypes import OlmoEarthSample
 from olmoearth_pretrain.nn.flexi_vit import TokensAndMasks
 from olmoearth_pretrain.train.loss import InfoNCELoss, ModalityPatchDiscriminationLoss, ModalityPatchDiscriminationLossVec
@@ -132,20 +133,76 @@ class Ours:
         return loss.detach()
 
 
-def interleave(a: Callable[[], object], b: Callable[[], object], repeats: int) -> tuple[list[float], list[float]]:
-    "Seconds of both, A B B A A B ..., after one call of each that is thrown away."
-    a(), b()
-    times: tuple[list[float], list[float]] = ([], [])
+class Bare:
+    "The matrix products and attentions that our model cannot do without, on arrays that are already there: a floor for its time."
+    def __init__(self, ours: Ours):
+        self.config = c = ours.model.config
+        self.heads, d = c.heads, c.dim
+        inner, position = ours.layout.select(c.inputs)
+        self.every = self._rows((ours.model.default_role(ours.batch, ours.layout) == Role.ENCODE).sum(1).tolist())
+        roles = ours.mask().flatten(0, 1)
+        self.seen, self.asked = (self._rows((roles == r).sum(1).tolist()) for r in (Role.ENCODE, Role.DECODE))
+        self.weights = {shape: torch.randn(*shape) for shape in ((d, d), (d, 4 * d), (4 * d, d))}
+
+    def _rows(self, counts: list[int]) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+        n = sum(counts)
+        return counts, torch.randn(n, self.config.dim), torch.randn(n, 4 * self.config.dim)
+
+    def _products(self, rows: tuple, narrow: int, wide: bool, backward: bool) -> None:
+        d, by_width = self.config.dim, {x.shape[1]: x for x in rows[1:]}
+        for shape in [(d, d)] * narrow + ([(d, 4 * d), (4 * d, d)] if wide else []):
+            x, y, w = by_width[shape[0]], by_width[shape[1]], self.weights[shape]
+            x @ w
+            if backward: y @ w.T, x.T @ y
+
+    def _attend(self, asks: tuple, gives: tuple, backward: bool) -> None:
+        q, k = (x[1].detach().requires_grad_(backward).unflatten(1, (self.heads, -1)) for x in (asks, gives))
+        for a, b in zip(q.split(asks[0]), k.split(gives[0]), strict=True):
+            if not len(a) or not len(b): continue
+            out = scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in (a, b, b)))
+            if backward: torch.autograd.grad(out, (a, b), out.detach())
+
+    def encode(self) -> None:
+        "Inference."
+        with torch.no_grad():
+            for _ in range(self.config.depth): self._products(self.every, 4, True, False); self._attend(self.every, self.every, False)
+
+    encode_gaps = encode
+
+    def step(self) -> None:
+        "Forward and backward of encoder and decoder."
+        for _ in range(self.config.depth): self._products(self.seen, 4, True, True); self._attend(self.seen, self.seen, True)
+        for _ in range(self.config.decoder_depth):
+            self._products(self.asked, 2, True, True); self._products(self.seen, 2, False, True); self._attend(self.asked, self.seen, True)
+
+    def flops(self) -> float:
+        "Of one inference: two for each multiplication and addition of a product."
+        d, counts = self.config.dim, self.every[0]
+        return self.config.depth * (24 * d * d * sum(counts) + 4 * d * sum(n * n for n in counts))
+
+
+def rate() -> float:
+    "Products of square matrices of 2048, FLOP/s."
+    a = torch.randn(2048, 2048)
+    start = time.perf_counter()
+    a @ a
+    return 2 * 2048 ** 3 / (time.perf_counter() - start)
+
+
+def interleave(arms: list[Callable[[], object]], repeats: int) -> list[list[float]]:
+    "Seconds of each, A B C C B A A B C ..., after one call of each that is thrown away."
+    for f in arms: f()
+    times: list[list[float]] = [[] for _ in arms]
     for i in range(repeats):
-        for which in ((0, 1), (1, 0))[i % 2]:
+        for which in range(len(arms))[::1 if i % 2 == 0 else -1]:
             start = time.perf_counter()
-            (a, b)[which]()
+            arms[which]()
             times[which].append(time.perf_counter() - start)
     return times
 
 
 def bench(sizes: list[str], patches: list[int], repeats: int) -> list[dict]:
-    "Every task of every size and patch; the base size is timed on inference alone."
+    "Every task of every size and patch; the base size is timed on inference alone, and a third as often."
     rows = []
     for size in sizes:
         for patch in patches:
@@ -156,13 +213,17 @@ def bench(sizes: list[str], patches: list[int], repeats: int) -> list[dict]:
                 whole = scene(patch, True, True)
                 both = [k(size, *whole) for k in (Ours, Theirs)]
                 pairs |= {"pretraining step": (both, "step"), "masking": (both, "mask")}
-            for task, ((mine, theirs), method) in pairs.items():
-                n = repeats * 3 if method == "mask" else repeats
-                t = interleave(getattr(mine, method), getattr(theirs, method), n)
-                rows.append({"task": task, "size": size, "patch": patch, "ours": median(t[0]), "theirs": median(t[1]), "ratio": median(t[1]) / median(t[0]),
-                             "ours_all": t[0], "theirs_all": t[1]})
-                print(f"{task:26}{size:6}patch {patch}  ours {1e3 * rows[-1]['ours']:9.1f} ms  theirs {1e3 * rows[-1]['theirs']:9.1f} ms  {rows[-1]['ratio']:6.2f} x",
-                      flush=True)
+            for task, (both, method) in pairs.items():
+                n = repeats * 3 if method == "mask" else max(3, repeats // 3) if size == "base" else repeats
+                bare = None if method == "mask" else Bare(both[0])
+                rates: list[float] = []
+                t = interleave([getattr(who, method) for who in (*both, *([bare] if bare else []))] + [lambda rates=rates: rates.append(rate())], n)
+                row = {"task": task, "size": size, "patch": patch, "ours": median(t[0]), "theirs": median(t[1]), "ratio": median(t[1]) / median(t[0]),
+                       "ours_all": t[0], "theirs_all": t[1], "rate": median(rates)}
+                if bare: row |= {"floor": median(t[2])} | ({} if method == "step" else {"flops": bare.flops()})
+                rows.append(row)
+                print(f"{task:26}{size:6}patch {patch}  ours {1e3 * row['ours']:9.1f} ms  theirs {1e3 * row['theirs']:9.1f} ms  {row['ratio']:6.2f} x"
+                      + (f"  floor {1e3 * row['floor']:9.1f} ms" if bare else ""), flush=True)
             if size == "nano":   # the two agree, or the race means nothing
                 (mine, theirs), _ = pairs["inference, all visible"]
                 assert torch.allclose(mine.encode(), theirs.encode()[..., 0, :], atol=cases.FINE)
