@@ -7,22 +7,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
 from .modalities import MAPS
-from .panels import token_panels
+from .panels import count_roles, role_table, show_roles
 from .samples import InputError
 from .tokens import Layout, Role
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 # %% auto #0
-__all__ = ['ROLE_COLOURS', 'ROLE_TITLES', 'Strategy', 'strategy', 'strategies', 'get_strategy', 'split_ranks', 'finish',
-           'random_mask', 'at_least_one', 'mask_views', 'count_roles', 'role_table', 'show_roles', 'space_mask',
-           'time_mask', 'choose', 'bandsets_with', 'draw_bandsets', 'cross_modality']
+__all__ = ['Strategy', 'strategy', 'strategies', 'get_strategy', 'split_ranks', 'finish', 'random_mask', 'at_least_one',
+           'mask_views', 'space_mask', 'dates_with_data', 'time_mask', 'either', 'space_time_mask', 'random_space_mask',
+           'choose', 'units_with', 'draw_bandsets', 'cross_modality', 'random_time_with_decode', 'fixed', 'leakage']
 
 # %% ../nbs/07_masking.ipynb #6d1af459
 class Strategy(Protocol):
@@ -69,7 +66,7 @@ def get_strategy(
 # %% ../nbs/07_masking.ipynb #83b8f65d
 def split_ranks(
     noise: Tensor,        # (B, n) random numbers, one per unit: a token, a place, a date; with groups, from 0 to 4
-    n_encode: Tensor | int,  # units to encode: one number, (B, 1), or (G,) where there are groups
+    n_encode: Tensor | int,  # units to encode: one number, (B, 1), or (G,) or (B, G) where there are groups
     n_decode: Tensor | int,  # units to decode, alike
     group: Tensor | None = None,   # (n,) rising numbers below G: each group is ranked by itself
 ) -> Tensor:              # (B, n) int8 roles; the rest is TARGET
@@ -78,7 +75,7 @@ def split_ranks(
     order = _argsort(noise if group is None else noise + 4 * group)                               # (B, n): group after group
     rank = torch.arange(n, device=noise.device)                                                   # (n,)
     if group is not None:
-        rank, n_encode, n_decode = rank - torch.searchsorted(group, group), n_encode[group], n_decode[group]   # type: ignore
+        rank, n_encode, n_decode = rank - torch.searchsorted(group, group), n_encode[..., group], n_decode[..., group]   # type: ignore
     role = Role.TARGET + (rank < n_encode + n_decode).to(torch.int8) - 2 * (rank < n_encode).to(torch.int8)   # (n,) or (B, n) of each rank: 0, 2 or 1
     return torch.empty(noise.shape, dtype=torch.int8, device=noise.device).scatter_(1, order, role.expand(noise.shape))
 
@@ -163,64 +160,6 @@ def mask_views(
     "Several masks of the same samples."
     return strategy(layout, missing.repeat(views, 1), generator).unflatten(0, (views, -1))
 
-# %% ../nbs/07_masking.ipynb #0029e1ee
-def count_roles(
-    role: Tensor,    # (B, N) int8
-    layout: Layout,  # N tokens
-) -> list[dict[str, str | float]]:   # one row per modality: tokens per sample
-    "Mean number of tokens per sample that are encoded, decoded, unused, missing."
-    rows = []
-    for name in layout.names:
-        own = role[:, layout.where(name).to(role.device)]
-        count = {key: (own == r).sum().item() / len(role) for key, r in
-                 (("encoded", Role.ENCODE), ("decoded", Role.DECODE), ("unused", Role.TARGET), ("missing", Role.MISSING))}
-        rows.append({"modality": name, "tokens": own.shape[1], **count})
-    return rows
-
-# %% ../nbs/07_masking.ipynb #27b22992
-def role_table(
-    role: Tensor,    # (B, N) int8
-    layout: Layout,  # N tokens
-) -> str:
-    "The counts as text."
-    rows = count_roles(role, layout)
-    head = list(rows[0])
-    lines = [f"{head[0]:22}" + "".join(f"{h:>9}" for h in head[1:])]
-    return "\n".join(lines + [f"{r['modality']:22}" + "".join(f"{r[h]:9.1f}" for h in head[1:]) for r in rows])
-
-# %% ../nbs/07_masking.ipynb #4298208c
-ROLE_COLOURS = {Role.ENCODE: "#2a6f97", Role.TARGET: "#cfcfcf", Role.DECODE: "#f4a259", Role.MISSING: "#f5efe0"}
-ROLE_TITLES = {Role.ENCODE: "encode", Role.DECODE: "decode", Role.TARGET: "unused", Role.MISSING: "missing"}
-
-# %% ../nbs/07_masking.ipynb #bb7ca415
-def show_roles(
-    role: Tensor,           # (N,) roles of one sample
-    layout: Layout,         # N tokens
-    title: str = "",        # above the panels
-    ax: Axes | None = None,  # where to draw; None: a new figure
-    legend: bool = True,    # whether to explain the colours
-) -> Axes:
-    "One strip per bandset, one panel per date, one square per token."
-    import matplotlib.pyplot as plt
-    from matplotlib.colors import to_rgb
-    from matplotlib.patches import Patch
-    colour = torch.tensor([to_rgb(ROLE_COLOURS[r]) for r in Role])                                # (4, 3)
-    canvas, ticks = token_panels(colour[role.long().cpu()], layout)
-    if ax is None: ax = plt.subplots(figsize=(canvas.shape[1] / 48 + 1.2, canvas.shape[0] / 48 + 0.5))[1]
-    ax.imshow(canvas, interpolation="nearest")
-    for side in ax.spines.values(): side.set_visible(False)
-    scale, w = canvas.shape[1] / max(s.t * (s.w + 1) - 1 for s in layout.slices), layout.grid[1]
-    dates = range(layout.n_times if w else 0)
-    ax.set_xticks([scale * (t * (w + 1) + w / 2) - 0.5 for t in dates], [f"date {t + 1}" for t in dates], fontsize=6, color="#777777")
-    ax.set_yticks([y for _, y in ticks], [label for label, _ in ticks], fontsize=7)
-    ax.xaxis.tick_top()
-    ax.tick_params(length=0, pad=1)
-    ax.set_title(title, fontsize=9, loc="left")
-    handles = [Patch(facecolor=ROLE_COLOURS[r], edgecolor="#999999", linewidth=0.5, label=n) for r, n in ROLE_TITLES.items()]
-    style = dict(ncols=4, frameon=False, fontsize=6, handlelength=1, columnspacing=1)
-    if legend: ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), **style)  # type: ignore
-    return ax
-
 # %% ../nbs/07_masking.ipynb #805c97ce
 @strategy("space")
 def space_mask(
@@ -240,6 +179,16 @@ def space_mask(
     return at_least_one(finish(role, layout, missing, only_decode), layout, generator, only_decode)
 
 # %% ../nbs/07_masking.ipynb #35f45ba1
+def dates_with_data(
+    layout: Layout,    # N tokens, T dates
+    missing: Tensor,   # (B, N) bool
+) -> Tensor:           # (B, T) bool
+    "Dates at which a sample has any token."
+    time = layout.index(missing.device).time
+    dated = time >= 0                                                                             # (N,)
+    return torch.zeros(len(missing), layout.n_times, device=missing.device).index_add(1, time[dated], (~missing[:, dated]).float()) > 0
+
+# %% ../nbs/07_masking.ipynb #5de9752b
 @strategy("time")
 def time_mask(
     layout: Layout,                      # N tokens; `layout.time` numbers the date of each
@@ -252,13 +201,53 @@ def time_mask(
     "Hide the same dates at every place and for every sensor; samples with a single date are drawn at random."
     role = _random_roles(layout, missing, generator, encode_ratio, decode_ratio)
     time, n = layout.index(missing.device).time, layout.n_times
-    dated = time >= 0                                                                             # (N,)
-    has_data = torch.zeros(len(missing), n, device=missing.device).index_add(1, time[dated], (~missing[:, dated]).float()) > 0   # (B, T)
+    dated, has_data = time >= 0, dates_with_data(layout, missing)                                 # (N,), (B, T)
     dates = has_data.sum(1, keepdim=True)                                                         # (B, 1)
     noise = torch.rand(len(missing), n, generator=generator, device=generator.device).to(missing.device).masked_fill(~has_data, 2.0)
     of_date = split_ranks(noise, (dates * encode_ratio).long().clamp(min=1), (dates * decode_ratio).long().clamp(min=1))          # (B, T)
     role[:, dated] = torch.where(dates > 1, of_date[:, time[dated]], role[:, dated])
     return at_least_one(finish(role, layout, missing, only_decode), layout, generator, only_decode)
+
+# %% ../nbs/07_masking.ipynb #59669f68
+def either(
+    one: Tensor, other: Tensor,   # (B, N) int8 roles
+    take: Tensor,                 # (B,) bool: which samples take the first
+) -> Tensor:                      # (B, N) int8
+    "Mix two masks by samples."
+    return torch.where(take[:, None], one, other)
+
+# %% ../nbs/07_masking.ipynb #5009db37
+def _coin(missing: Tensor, generator: torch.Generator, share: float) -> Tensor:
+    "(B,) bool, true for a random share of the samples."
+    return (torch.rand(len(missing), generator=generator, device=generator.device) < share).to(missing.device)
+
+# %% ../nbs/07_masking.ipynb #8f7af377
+@strategy("space_time")
+def space_time_mask(
+    layout: Layout,                      # N tokens
+    missing: Tensor,                     # (B, N) bool: tokens without data
+    generator: torch.Generator,          # same seed, same mask
+    encode_ratio: float = 0.5,           # share of places or dates to encode
+    decode_ratio: float = 0.5,           # share to decode
+    only_decode: Sequence[str] = MAPS,   # modalities that are never encoded
+) -> Tensor:                             # (B, N) int8 roles
+    "Hide places in half of the samples, dates in those of the others that have three."
+    draw = [f(layout, missing, generator, encode_ratio, decode_ratio, only_decode) for f in (space_mask, time_mask)]
+    return either(*draw, _coin(missing, generator, 0.5) | (dates_with_data(layout, missing).sum(1) < 3))
+
+# %% ../nbs/07_masking.ipynb #dfe757a8
+@strategy("random_space")
+def random_space_mask(
+    layout: Layout,                      # N tokens
+    missing: Tensor,                     # (B, N) bool: tokens without data
+    generator: torch.Generator,          # same seed, same mask
+    encode_ratio: float = 0.5,           # share of tokens or places to encode
+    decode_ratio: float = 0.5,           # share to decode
+    only_decode: Sequence[str] = MAPS,   # modalities that are never encoded
+) -> Tensor:                             # (B, N) int8 roles
+    "Hide single tokens in half of the samples, places in the others."
+    draw = [f(layout, missing, generator, encode_ratio, decode_ratio, only_decode) for f in (random_mask, space_mask)]
+    return either(*draw, _coin(missing, generator, 0.5))
 
 # %% ../nbs/07_masking.ipynb #4455a14a
 def choose(
@@ -270,12 +259,15 @@ def choose(
     return split_ranks(noise.masked_fill(~allowed, 2.0), n, 0) == Role.ENCODE
 
 # %% ../nbs/07_masking.ipynb #0831e33a
-def bandsets_with(
-    what: Tensor,    # (B, N) bool
-    layout: Layout,  # N tokens, S bandsets
-) -> Tensor:         # (B, S) bool
-    "Which bandsets have at least one such token."
-    return torch.stack([what[:, s.start:s.stop].any(1) for s in layout.slices], 1)
+def units_with(
+    what: Tensor,                  # (B, N) bool
+    layout: Layout,                # N tokens
+    unit: str = "bandset",         # "bandset" | "sensor"
+) -> Tensor:                       # (B, S) bool; S bandsets, or modalities
+    "Which bandsets, or modalities, have at least one such token."
+    some = torch.stack([what[:, s.start:s.stop].any(1) for s in layout.slices], 1)
+    if unit == "bandset": return some
+    return torch.stack([some[:, [s.modality == name for s in layout.slices]].any(1) for name in layout.names], 1)
 
 # %% ../nbs/07_masking.ipynb #18b1f867
 def draw_bandsets(
@@ -303,20 +295,95 @@ def cross_modality(
     generator: torch.Generator,                   # same seed, same mask
     base: str | Strategy = "random",              # the mask underneath
     unselected: Literal["decode", "target"] = "decode",   # bandsets selected for nothing: as the released code | as the paper
+    unit: Literal["bandset", "sensor"] = "bandset",       # what is drawn: as the released code | as the prose of the paper
     min_encode: int = 2,                          # fewest bandsets to encode, where there are as many
     only_decode: Sequence[str] = MAPS,            # modalities that are never encoded
 ) -> Tensor:                                      # (B, N) int8 roles
     "Hide whole bandsets on top of a base mask: the v1 recipe."
     if unselected not in ("decode", "target"):
         raise InputError(f"unselected = {unselected!r}; use 'decode' (released code) or 'target' (paper)")
+    if unit not in ("bandset", "sensor"): raise InputError(f"unit = {unit!r}; use 'bandset' (released code) or 'sensor' (the prose of the paper)")
     base = get_strategy(base, only_decode=only_decode) if isinstance(base, str) else base
-    role = base(layout, missing, generator)
-    is_map = torch.tensor([s.modality in only_decode for s in layout.slices], device=role.device) # (S,)
-    seen, some = bandsets_with(torch.cat([role == Role.ENCODE, ~missing]), layout).chunk(2)        # (B, S) each
+    role, index = base(layout, missing, generator), layout.index(missing.device)
+    names, own = ([s.modality for s in layout.slices], index.slice_id) if unit == "bandset" else (layout.names, index.modality_id)
+    is_map = torch.tensor([name in only_decode for name in names], device=role.device)            # (S,)
+    seen, some = units_with(torch.cat([role == Role.ENCODE, ~missing]), layout, unit).chunk(2)    # (B, S) each
     can_encode = seen & ~is_map
     encode, decode = draw_bandsets(can_encode, can_encode | some & is_map, generator, min_encode) # (B, S) each
     keeps = decode if unselected == "target" else decode | ~encode
     becomes = ~encode + (Role.TARGET << 2) + (Role.TARGET + keeps << 4) + (Role.MISSING << 6)     # (B, S) what each of the four roles becomes, two bits for each
-    becomes = becomes.gather(1, layout.index(role.device).slice_id.expand(role.shape))            # (B, N)
+    becomes = becomes.gather(1, own.expand(role.shape))                                           # (B, N)
     role = (becomes >> 2 * role & 3).to(torch.int8)
     return at_least_one(role, layout, generator, only_decode)
+
+# %% ../nbs/07_masking.ipynb #bb632a90
+@strategy("random_time_with_decode")
+def random_time_with_decode(
+    layout: Layout,                      # N tokens
+    missing: Tensor,                     # (B, N) bool: tokens without data
+    generator: torch.Generator,          # same seed, same mask
+    encode_ratio: float = 0.5,           # share of bandsets, of dates and of tokens to encode; the first two rounded up
+    decode_ratio: float = 0.5,           # share of the tokens of a decode-only bandset
+    random_ratio: float = 0.5,           # share of samples whose dates are not divided
+    only_decode: Sequence[str] = MAPS,   # modalities that are only decoded, and whole
+) -> Tensor:                             # (B, N) int8 roles
+    "Divide bandsets, and dates, into seen and guessed. Source: the released code of v1.1."
+    index = layout.index(missing.device)
+    rand = lambda n: torch.rand(len(missing), n, generator=generator, device=generator.device).to(missing.device)
+    spread = lambda x: x.gather(1, index.slice_id.expand(len(missing), -1))                       # (B, S) -> (B, N)
+    is_map = layout.where(*only_decode).to(missing.device)                                        # (N,)
+    tokens = torch.stack([(~missing[:, s.start:s.stop]).sum(1) for s in layout.slices], 1)        # (B, S) with data
+    has = (tokens > 0) & torch.tensor([s.modality not in only_decode for s in layout.slices], device=missing.device)
+    n = has.sum(1, keepdim=True)                                                                  # (B, 1) bandsets to divide
+    seen = choose(rand(len(layout.slices)), has, (n * encode_ratio).ceil().long())                # (B, S), the others are guessed
+    lone, both = tokens == 1, n == 1                                                              # a lone token is seen, as released
+    n_encode = torch.where(lone, 1, (tokens * encode_ratio).long() * (seen | both))
+    n_decode = torch.where(lone, 0, (tokens * decode_ratio).long() * (~seen | both))
+    role = split_ranks(rand(len(layout)).masked_fill(missing, 2.0), n_encode, n_decode, index.slice_id)
+    days = dates_with_data(layout, missing | is_map)                                              # (B, T)
+    n_days = days.sum(1, keepdim=True)
+    early = choose(rand(layout.n_times), days, (n_days * encode_ratio).ceil().long())             # (B, T) dates to see
+    by_date = (rand(1) >= random_ratio) & (n_days > 1) & ~both                                    # (B, 1)
+    side = spread(seen)
+    mine = (early[:, index.time.clamp(min=0)] == side) & (index.time >= 0) & (index.place >= 0)   # (B, N) the date is on the side of the bandset
+    dated = torch.where(mine, torch.where(side, Role.ENCODE, Role.DECODE), Role.TARGET).to(torch.int8)
+    role = torch.where(by_date & spread(units_with(mine & ~missing, layout)), dated, role)
+    role = role.masked_fill(is_map, Role.DECODE).masked_fill(missing, Role.MISSING)
+    return at_least_one(role, layout, generator, only_decode)
+
+# %% ../nbs/07_masking.ipynb #fd8e1f86
+@strategy("fixed")
+def fixed(
+    layout: Layout,                      # N tokens
+    missing: Tensor,                     # (B, N) bool: tokens without data
+    generator: torch.Generator,          # same seed, same mask
+    hidden: Sequence[str] = (),          # modalities that are decoded and never seen
+    base: str | Strategy = "random",     # the mask of the others
+    only_decode: Sequence[str] = MAPS,   # modalities that are never encoded
+) -> Tensor:                             # (B, N) int8 roles
+    "Always hide some modalities whole. Raises InputError for one that the layout lacks."
+    if absent := [k for k in hidden if k not in layout.names]: raise InputError(f"cannot hide {', '.join(absent)}: the batch has {', '.join(layout.names)}")
+    base = get_strategy(base, only_decode=(*only_decode, *hidden)) if isinstance(base, str) else base
+    role = base(layout, missing, generator)
+    return role.masked_fill(layout.where(*hidden).to(role.device) & (role != Role.MISSING), Role.DECODE)
+
+# %% ../nbs/07_masking.ipynb #5732e9c6
+def leakage(
+    role: Tensor,     # (B, N) int8
+    layout: Layout,   # of the N tokens
+) -> dict[str, float]:
+    "Share of the hidden tokens on the ground with a visible token at the same place: of another date, of another bandset at the same date, of either."
+    index = layout.index(role.device)
+    ground = index.place >= 0
+    hidden, seen = (role == Role.DECODE) & ground, ((role == Role.ENCODE) & ground).float()        # (B, N)
+    cell = index.place * (layout.n_times + 1) + index.time + 1                                    # place and date as one number; date 0: none
+    def visible(key: Tensor, size: int) -> Tensor:                                                # (B, N) visible tokens with the same key
+        total = torch.zeros(len(role), size, device=role.device).index_add(1, key.clamp(min=0), seen)
+        return total[:, key.clamp(min=0)]
+    places = visible(index.place, layout.n_places)
+    same = visible(cell, layout.n_places * (layout.n_times + 1))
+    slot = (index.slice_id * layout.n_places + index.place).clamp(min=0)
+    dates = visible(slot, len(layout.slices) * layout.n_places)                                   # of the same bandset: at other dates, as this one is hidden
+    n = hidden.sum().clamp(min=1)
+    share = lambda what: float((hidden & (what > 0)).sum() / n)
+    return {"other date": share(dates), "other bandset": share(same), "either": share(places)}

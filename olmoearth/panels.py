@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from .modalities import bandsets, modality
-from .tokens import Layout, Slice
+from .tokens import Layout, Role, Slice
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['slice_title', 'token_panels']
+__all__ = ['ROLE_COLOURS', 'ROLE_TITLES', 'slice_title', 'token_panels', 'count_roles', 'role_table', 'show_roles']
 
 # %% ../nbs/06b_panels.ipynb #db939258
 def slice_title(
@@ -48,3 +49,61 @@ def token_panels(
     if scale >= 4:
         for line in (canvas[scale - 1::scale], canvas[:, scale - 1::scale]): line += 0.5 * (1 - line)
     return canvas.numpy(), ticks
+
+# %% ../nbs/06b_panels.ipynb #8f659ebc
+def count_roles(
+    role: Tensor,    # (B, N) int8
+    layout: Layout,  # N tokens
+) -> list[dict[str, str | float]]:   # one row per modality: tokens per sample
+    "Mean number of tokens per sample that are encoded, decoded, unused, missing."
+    rows = []
+    for name in layout.names:
+        own = role[:, layout.where(name).to(role.device)]
+        count = {key: (own == r).sum().item() / len(role) for key, r in
+                 (("encoded", Role.ENCODE), ("decoded", Role.DECODE), ("unused", Role.TARGET), ("missing", Role.MISSING))}
+        rows.append({"modality": name, "tokens": own.shape[1], **count})
+    return rows
+
+# %% ../nbs/06b_panels.ipynb #ad5f60b2
+def role_table(
+    role: Tensor,    # (B, N) int8
+    layout: Layout,  # N tokens
+) -> str:
+    "The counts as text."
+    rows = count_roles(role, layout)
+    head = list(rows[0])
+    lines = [f"{head[0]:22}" + "".join(f"{h:>9}" for h in head[1:])]
+    return "\n".join(lines + [f"{r['modality']:22}" + "".join(f"{r[h]:9.1f}" for h in head[1:]) for r in rows])
+
+# %% ../nbs/06b_panels.ipynb #ec9c5894
+ROLE_COLOURS = {Role.ENCODE: "#2a6f97", Role.TARGET: "#cfcfcf", Role.DECODE: "#f4a259", Role.MISSING: "#f5efe0"}
+ROLE_TITLES = {Role.ENCODE: "encode", Role.DECODE: "decode", Role.TARGET: "unused", Role.MISSING: "missing"}
+
+# %% ../nbs/06b_panels.ipynb #d5124b5b
+def show_roles(
+    role: Tensor,           # (N,) roles of one sample
+    layout: Layout,         # N tokens
+    title: str = "",        # above the panels
+    ax: Axes | None = None,  # where to draw; None: a new figure
+    legend: bool = True,    # whether to explain the colours
+) -> Axes:
+    "One strip per bandset, one panel per date, one square per token."
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Patch
+    colour = torch.tensor([to_rgb(ROLE_COLOURS[r]) for r in Role])                                # (4, 3)
+    canvas, ticks = token_panels(colour[role.long().cpu()], layout)
+    if ax is None: ax = plt.subplots(figsize=(canvas.shape[1] / 48 + 1.2, canvas.shape[0] / 48 + 0.5))[1]
+    ax.imshow(canvas, interpolation="nearest")
+    for side in ax.spines.values(): side.set_visible(False)
+    scale, w = canvas.shape[1] / max(s.t * (s.w + 1) - 1 for s in layout.slices), layout.grid[1]
+    dates = range(layout.n_times if w else 0)
+    ax.set_xticks([scale * (t * (w + 1) + w / 2) - 0.5 for t in dates], [f"date {t + 1}" for t in dates], fontsize=6, color="#777777")
+    ax.set_yticks([y for _, y in ticks], [label for label, _ in ticks], fontsize=7)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, pad=1)
+    ax.set_title(title, fontsize=9, loc="left")
+    handles = [Patch(facecolor=ROLE_COLOURS[r], edgecolor="#999999", linewidth=0.5, label=n) for r, n in ROLE_TITLES.items()]
+    style = dict(ncols=4, frameon=False, fontsize=6, handlelength=1, columnspacing=1)
+    if legend: ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), **style)  # type: ignore
+    return ax

@@ -6,13 +6,17 @@
 from __future__ import annotations
 import copy
 import hashlib
+from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
-from .samples import Batch
-from .tokens import Layout, PatchEmbedding
+from .encodings import coordinates
+from .model import OlmoEarth
+from .samples import Batch, InputError
+from .tokens import Layout, PatchEmbedding, token_missing
+from .transformer import gather, pack, rows_of, scatter
 
 # %% auto #0
-__all__ = ['freeze', 'FrozenProjection']
+__all__ = ['freeze', 'FrozenProjection', 'MomentumEncoder', 'principal_projection']
 
 # %% ../nbs/10_targets.ipynb #568c15e6
 def freeze(
@@ -53,8 +57,97 @@ class FrozenProjection(nn.Module):
         "The target of every token, hidden or not."
         return self.embedding(batch, layout)
 
+    def update(
+        self, model: OlmoEarth,   # after an optimiser's step
+        done: float,              # share of the training that is over
+    ) -> None:
+        "Nothing: that is the point."
+
     def digest(self) -> str:
         "A checksum of every byte of the weights."
         h = hashlib.blake2b(digest_size=8)
         for name, v in sorted(self.state_dict().items()): h.update(name.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())
         return h.hexdigest()
+
+# %% ../nbs/10_targets.ipynb #d4252b13
+class MomentumEncoder(nn.Module):
+    "Targets: features of a slow copy of the model."
+    def __init__(
+        self, model: OlmoEarth,                        # copied, not changed
+        decay: tuple[float, float] = (0.996, 1.0),     # share of the copy that stays at each update: in the first step, in the last
+        depth: int | None = None,                      # encoder blocks that the target has passed; None: all, and the last norm; 0: the patch embedding
+    ):
+        "Raises InputError for a decay outside 0..1 or a depth that the encoder does not have."
+        super().__init__()
+        blocks = model.config.depth
+        if not all(0 <= d <= 1 for d in decay): raise InputError(f"decay={decay}; both numbers are shares, 0 to 1")
+        if depth is not None and not 0 <= depth <= blocks: raise InputError(f"depth={depth}; this encoder has {blocks} blocks")
+        self.encoder, self.config, self.decay, self.depth = freeze(model.encoder).eval(), model.config, decay, blocks if depth is None else depth
+
+    def train(self, mode: bool = True) -> MomentumEncoder:
+        "A target has no drop path and no band dropout: it stays in evaluation."
+        return self
+
+    @torch.no_grad()
+    def forward(
+        self,
+        batch: Batch,    # normalised pixels
+        layout: Layout,  # tokens that are wanted
+    ) -> Tensor:         # (B, N, D)
+        "The target of every token, hidden or not; of a missing one, the embedding of its filled pixels."
+        x = self.encoder.patch_embedding(batch, layout)   # type: ignore
+        inner, position = layout.select(self.config.inputs)
+        if not self.depth or not len(inner): return x
+        position = position.to(x.device)
+        seen = ~token_missing(batch, inner)                                                           # (B, n)
+        packing = pack(seen)
+        at = None if self.config.position == "absolute" else coordinates(inner, batch)
+        y, rows = gather(x[:, position] + self.encoder.encodings(inner, batch), packing), rows_of(packing, at)   # type: ignore
+        for block in self.encoder.blocks[:self.depth]: y = block(y, rows)   # type: ignore
+        if self.depth == self.config.depth: y = self.encoder.norm(y)   # type: ignore
+        return x.index_copy(1, position, torch.where(seen[..., None], scatter(y, packing), x[:, position]))
+
+    @torch.no_grad()
+    def update(
+        self, model: OlmoEarth,   # after an optimiser's step
+        done: float,              # share of the training that is over, 0 to 1
+    ) -> None:
+        "Move towards the model."
+        keep = self.decay[0] + (self.decay[1] - self.decay[0]) * done
+        mine = dict(self.encoder.named_buffers())
+        for name, p in model.encoder.named_parameters(): mine[name].lerp_(p.detach().to(mine[name]), 1 - keep)
+
+# %% ../nbs/10_targets.ipynb #eef7e1ac
+def principal_projection(
+    embedding: PatchEmbedding,      # gives the shapes; not changed
+    batches: Iterable[Batch],       # patches to learn from, a few thousand per bandset
+    whiten: bool = False,           # True: directions of equal weight
+) -> FrozenProjection:
+    "Frozen targets: principal components of the patches of each bandset. Raises InputError for a model with a layer on pixels, or a bandset that no batch has."
+    frozen = copy.deepcopy(embedding)
+    found: dict[tuple[str, int], list[Tensor]] = {}
+
+    def keep(_: nn.Module, inputs: tuple[Tensor], key: tuple[str, int]) -> None: found.setdefault(key, []).append(inputs[0].flatten(0, -2))
+    for name, parts in frozen.bandset.items():
+        for i, part in enumerate(parts):   # type: ignore
+            if part.pixel is not None: raise InputError("principal components are of pixels; this model mixes their bands first: use version='v1'")
+            part.proj.register_forward_pre_hook(lambda m, x, key=(name, i): keep(m, x, key))
+    with torch.no_grad():
+        for batch in batches: frozen.eval()(batch, Layout.from_batch(batch, frozen.preset))
+        for name, parts in frozen.bandset.items():
+            for i, part in enumerate(parts):   # type: ignore
+                if (name, i) not in found: raise InputError(f"no batch has bandset {i} of {name}; give batches with all modalities of the model")
+                _set_components(part.proj, torch.cat(found[name, i]), whiten)
+                part.proj._forward_pre_hooks.clear()
+    return FrozenProjection.of(frozen)
+
+# %% ../nbs/10_targets.ipynb #472f25c1
+def _set_components(proj: nn.Linear, x: Tensor, whiten: bool) -> None:
+    "Make a linear map project (n, p) rows on their first directions; what is left over of D stays zero."
+    mean = x.mean(0)
+    values, vectors = (v.to(x) for v in torch.linalg.eigh(torch.cov(x.double().T).reshape(x.shape[1], x.shape[1])))   # float64: some maps repeat their columns
+    order = values.argsort(descending=True)[:proj.out_features]
+    scale = values[order].clamp(min=1e-8 * float(values.max().clamp(min=1e-12))).rsqrt() if whiten else torch.ones(len(order), device=x.device)
+    proj.weight.zero_(); proj.bias.zero_()
+    proj.weight[:len(order)] = vectors[:, order].T * scale[:, None]
+    proj.bias[:len(order)] = -(proj.weight[:len(order)] @ mean)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from .loading import Loader
@@ -20,16 +20,16 @@ from .model import OlmoEarth, Output
 from .modalities import modality
 from .samples import Batch, InputError
 from .settings import pick_device, pick_dtype, torch_generator
-from .targets import FrozenProjection
+from .targets import FrozenProjection, MomentumEncoder
 from .tokens import Layout, token_missing
-from .transformer import set_generator
+from .transformer import Packing, set_generator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['LossFn', 'TrainConfig', 'lr_at', 'is_table', 'parameter_groups', 'History', 'Callback', 'Progress', 'TimeLimit',
-           'Checkpoint', 'NonFiniteLoss', 'released_loss', 'Trainer', 'plot_history']
+           'Checkpoint', 'NonFiniteLoss', 'released_loss', 'Seen', 'Trainer', 'plot_history']
 
 # %% ../nbs/13_trainer.ipynb #906b6c50
 @dataclass(frozen=True)
@@ -211,6 +211,17 @@ def released_loss(
     return loss + config.contrast * instance_contrastive(a, b, config.tau, config.contrast_group)
 
 # %% ../nbs/13_trainer.ipynb #b24e386c
+class Seen(NamedTuple):
+    "What the last step computed, without gradients: for callbacks that look inside."
+    features: Tensor    # (L, D) encoder output on the visible tokens, row after row
+    packing: Packing    # which tokens these are
+    answers: Tensor     # (M, D) decoder output on the hidden tokens
+    pooled: Tensor      # (V * B, D)
+    target: Tensor      # (B, N, D)
+    roles: Tensor       # (V, B, N)
+    layout: Layout      # of the N tokens
+
+# %% ../nbs/13_trainer.ipynb #79d0ab19
 class Trainer:
     "Pretrain a model on a stream of batches."
     def __init__(
@@ -219,7 +230,7 @@ class Trainer:
         loader: Loader,                            # where batches come from
         config: TrainConfig | None = None,         # None: the defaults
         callbacks: Iterable[Callback] = (),        # in this order
-        target: FrozenProjection | None = None,    # None: made from the model as it is now
+        target: FrozenProjection | MomentumEncoder | None = None,    # None: the frozen projection of the model as it is now
         masking: Strategy | None = None,           # your own; None: as in the config
         loss: LossFn = released_loss,              # your own
     ):
@@ -232,6 +243,7 @@ class Trainer:
         groups = parameter_groups(model, config.weight_decay, config.decay, config.table_lr)
         self.optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=self.device.type in ("cpu", "cuda"))
         self.step, self.history, self.stopped = 0, History(), ""
+        self.last: Seen | None = None
 
     def stop(
         self, why: str,   # shown to whoever asks
@@ -256,6 +268,7 @@ class Trainer:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             out = self.model(batch, roles)
             target = self.target(batch, layout)                                                                       # (B, N, D)
+        self.last = Seen(out.features.detach(), out.seen, out.answers.detach(), out.pooled.detach(), target, roles, layout)
         return self.loss(out, target, roles, layout, self.config)
 
     def train_step(
@@ -275,6 +288,7 @@ class Trainer:
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
         self.optimiser.step()
         self.step += 1
+        self.target.update(self.model, self.step / self.config.steps)
         return self.row(loss, batch) | {"loss": total, "gradient": norm, "lr": rate, "seconds": time.perf_counter() - begin}
 
     def row(self, loss: Loss, batch: Batch) -> dict[str, float]:

@@ -4,16 +4,19 @@ from functools import partial
 import pytest
 import torch
 
-from olmoearth.masking import (at_least_one, count_roles, cross_modality, get_strategy, random_mask, role_table, space_mask, split_ranks, strategies,
-                               strategy, time_mask)
+from olmoearth.masking import (at_least_one, cross_modality, fixed, get_strategy, leakage, mask_views, random_mask, random_space_mask, random_time_with_decode,
+                               space_mask, space_time_mask, split_ranks, strategies, strategy, time_mask)
 from olmoearth.modalities import MAPS
+from olmoearth.panels import count_roles, role_table
 from olmoearth.samples import InputError
 from olmoearth.settings import torch_generator
 from olmoearth.tokens import Layout, Role
 
 LAYOUT = Layout.of(sentinel2_l2a=(3, 3, 4), sentinel1=(3, 3, 4), landsat=(3, 3, 4), worldcover=(3, 3, 1), srtm=(3, 3, 1), era5_10=(1, 1, 4))
 BUILT_IN = {"random": random_mask, "space": space_mask, "time": time_mask, "cross": cross_modality, "cross space": partial(cross_modality, base="space"),
-            "cross time": partial(cross_modality, base="time"), "paper": partial(cross_modality, unselected="target")}
+            "cross time": partial(cross_modality, base="time"), "paper": partial(cross_modality, unselected="target"),
+            "sensors": partial(cross_modality, unit="sensor"), "space time": space_time_mask, "random space": random_space_mask,
+            "v1.1": random_time_with_decode, "no radar": partial(fixed, hidden=("sentinel1",))}
 
 
 def some_missing(B=64, seed=0):
@@ -149,3 +152,59 @@ def test_register_and_options():
     with pytest.raises(InputError, match="no option sise; it has size"): get_strategy("hide the corner", sise=2)
     with pytest.raises(InputError, match="unselected = 'drop'"): cross_modality(layout, torch.zeros(1, 9, dtype=torch.bool), torch_generator(0), unselected="drop")
     assert role_table(role, layout).splitlines()[1].split() == ["sentinel1", "9.0", "5.0", "4.0", "0.0", "0.0"]
+
+
+def test_v1_1_divides_bandsets_and_dates():
+    missing = some_missing(2000)
+    role = random_time_with_decode(LAYOUT, missing, torch_generator(3))
+    maps = LAYOUT.where(*MAPS)
+    assert ((role == Role.DECODE) | missing)[:, maps].all()                                       # maps are guessed whole
+    seen, asked = (torch.stack([(role[:, s.start:s.stop] == r).any(1) for s in LAYOUT.slices], 1)[:, [s.modality not in MAPS for s in LAYOUT.slices]]
+                   for r in (Role.ENCODE, Role.DECODE))
+    both = (seen & asked).any(1)
+    alone = torch.stack([~missing[:, s.start:s.stop].all(1) for s in LAYOUT.slices if s.modality not in MAPS], 1).sum(1) == 1
+    few = (~missing[:, ~maps]).sum(1) < 12                                                        # where next to nothing is left, a redraw may mix
+    assert not (both & ~alone & ~few).any()
+    grid = LAYOUT.place >= 0
+    days = [torch.stack([((role == r) & grid & (LAYOUT.time == t)).any(1) for t in range(4)], 1) for r in (Role.ENCODE, Role.DECODE)]
+    apart = ~(days[0] & days[1]).any(1)
+    assert 0.3 < apart.float().mean() < 0.7                                                       # the coin between tokens and dates
+
+
+def test_v1_1_with_one_ratio_only_uses_that_kind():
+    none = torch.zeros(300, len(LAYOUT), dtype=torch.bool)
+    role = random_time_with_decode(LAYOUT, none, torch_generator(0), random_ratio=1.0)
+    for s in LAYOUT.slices[:6]:
+        n = s.stop - s.start
+        assert set((role[:, s.start:s.stop] == Role.ENCODE).sum(1).tolist()) == {0, n // 2}       # half of the tokens of a bandset that is seen
+    role = random_time_with_decode(LAYOUT, none, torch_generator(0), random_ratio=0.0)
+    for s in LAYOUT.slices[:6]:
+        by_date = role[:, s.start:s.stop].unflatten(1, (9, 4))
+        assert (by_date == by_date[:, :1]).all()                                                  # whole dates
+
+
+def test_sensors_go_as_a_whole():
+    role = cross_modality(LAYOUT, torch.zeros(500, len(LAYOUT), dtype=torch.bool), torch_generator(0), unit="sensor", min_encode=1)
+    for name in ("sentinel2_l2a", "landsat"):
+        seen = torch.stack([(role[:, s.start:s.stop] == Role.ENCODE).any(1) for s in LAYOUT.slices if s.modality == name], 1)
+        assert (seen.all(1) | ~seen.any(1)).all() and 0.2 < seen.all(1).float().mean() < 0.9
+    with pytest.raises(InputError, match="unit = 'band'"): cross_modality(LAYOUT, torch.zeros(1, len(LAYOUT), dtype=torch.bool), torch_generator(0), unit="band")
+
+
+def test_views_are_different_masks_of_the_same_samples():
+    missing = some_missing(8)
+    roles = mask_views(random_mask, LAYOUT, missing, torch_generator(0), 3)
+    assert roles.shape == (3, *missing.shape) and all(torch.equal(r == Role.MISSING, missing) for r in roles) and not torch.equal(roles[0], roles[1])
+
+
+def test_leakage_by_hand():
+    layout = Layout.of(sentinel2_l2a=(1, 2, 2))                                                   # three bandsets, two places, two dates
+    role = torch.full((1, 12), int(Role.TARGET), dtype=torch.int8)
+    role[0, 0] = Role.DECODE                                                                      # bandset 0, place 0, date 0
+    assert leakage(role, layout) == {"other date": 0, "other bandset": 0, "either": 0}
+    role[0, 4] = Role.ENCODE                                                                      # bandset 1, the same place and date
+    assert leakage(role, layout) == {"other date": 0, "other bandset": 1, "either": 1}
+    role[0, 4], role[0, 1] = Role.TARGET, Role.ENCODE                                             # bandset 0, the same place, the other date
+    assert leakage(role, layout) == {"other date": 1, "other bandset": 0, "either": 1}
+    role[0, 1], role[0, 2] = Role.TARGET, Role.ENCODE                                             # another place
+    assert leakage(role, layout) == {"other date": 0, "other bandset": 0, "either": 0}
