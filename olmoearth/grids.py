@@ -42,7 +42,9 @@ class Run:
     def name(self) -> str: return f"{arm_name(self.arm)}, seed {self.seed}"   # for people
 
     @property
-    def facts(self) -> dict[str, Any]: return {"notebook": self.notebook.name, "digest": digest(self.notebook), "arm": self.arm, "fixed": self.fixed, "seed": self.seed}   # what makes it the same run
+    def facts(self) -> dict[str, Any]:
+        "What makes it the same run."
+        return {"notebook": self.notebook.name, "digest": digest(self.notebook), "arm": self.arm, "fixed": self.fixed, "seed": self.seed}
 
 # %% ../nbs/31_grids.ipynb #72be647d
 def arm_name(
@@ -106,7 +108,8 @@ def record(
     **numbers: float,       # what the run found
 ) -> None:
     "Leave the numbers of a run where `report` finds them. Raises ParameterError for what is no number."
-    if bad := [k for k, v in numbers.items() if isinstance(v, bool) or not isinstance(v, (int, float, np.number))]: raise ParameterError(f"record: {', '.join(bad)} must be numbers")
+    if bad := [k for k, v in numbers.items() if isinstance(v, bool) or not isinstance(v, (int, float, np.number))]:
+        raise ParameterError(f"record: {', '.join(bad)} must be numbers")
     if not out: return
     import pandas as pd
     pd.DataFrame([{k: float(v) for k, v in numbers.items()}]).to_parquet(Path(out) / "metrics.parquet")
@@ -121,7 +124,8 @@ def plan(
 ) -> list[Run]:
     "The runs of a grid, arm by arm. Raises ParameterError for names and values that the notebook does not take."
     path, fixed, grid = Path(notebook), dict(fixed or {}), dict(grid or {})
-    if lacking := [k for k in ("seed", "out") if k not in read_parameters(path)]: raise ParameterError(f"{path.name} has no parameter {' or '.join(lacking)}; a run of a grid needs both")
+    if lacking := [k for k in ("seed", "out") if k not in read_parameters(path)]:
+        raise ParameterError(f"{path.name} has no parameter {' or '.join(lacking)}; a run of a grid needs both")
     if taken := [k for k in (*fixed, *grid) if k in ("seed", "out")]: raise ParameterError(f"{', '.join(taken)}: set by the grid itself; use --seeds and --out")
     if twice := [k for k in grid if k in fixed]: raise ParameterError(f"{', '.join(twice)}: given once as fixed and once as a grid")
     fixed = check_parameters(path, fixed)
@@ -177,9 +181,8 @@ def bootstrap(
     draws: int = 2000,      # resamples
 ) -> tuple[float, float]:   # NaN for a single number
     "Percentile interval of the mean."
-    x = np.asarray(x, float)
     if len(x) < 2: return float("nan"), float("nan")
-    means = x[rng(0, "bootstrap").integers(0, len(x), (draws, len(x)))].mean(1)
+    means = np.asarray(x, float)[rng(0, "bootstrap").integers(0, len(x), (draws, len(x)))].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -198,9 +201,9 @@ def compare(
     if base not in arms: raise ParameterError(f"no arm {base!r}; there are {'; '.join(arms)}")
     wide, rows = runs.pivot(index="seed", columns="arm", values=metric), []
     for arm in arms:
-        x, gap = wide[arm].dropna(), (wide[arm] - wide[base]).dropna()
-        rows.append({"arm": arm, "seeds": len(x), "mean": x.mean(), **dict(zip(("low", "high"), bootstrap(x), strict=True)),
-                     "difference": gap.mean(), **dict(zip(("gap_low", "gap_high"), bootstrap(gap), strict=True))})
+        x, gap = ([float(v) for v in values.dropna()] for values in (wide[arm], wide[arm] - wide[base]))
+        rows.append({"arm": arm, "seeds": len(x), "mean": np.mean(x), **dict(zip(("low", "high"), bootstrap(x), strict=True)),
+                     "difference": np.mean(gap) if gap else float("nan"), **dict(zip(("gap_low", "gap_high"), bootstrap(gap), strict=True))})
     return pd.DataFrame(rows)
 
 # %% ../nbs/31_grids.ipynb #678c90c9
@@ -218,7 +221,7 @@ def report(
     metric = metric or next(c for c in list(runs.columns)[list(runs.columns).index("seconds") + 1:])
     table = compare(runs, metric, base)
     dots = runs.hvplot.scatter(x="arm", y=metric, hover_cols=["seed"], size=30, alpha=.6)
-    bars = hv.ErrorBars([(r["arm"], r["mean"], r["mean"] - r["low"], r["high"] - r["mean"]) for _, r in table.iterrows() if r["seeds"] > 1], vdims=["mean", "below", "above"])
+    bars = hv.ErrorBars([(r["arm"], r["mean"], r["mean"] - r["low"], r["high"] - r["mean"]) for r in table.to_dict("records") if r["seeds"] > 1], vdims=["mean", "below", "above"])
     plot = hv.render((dots * bars).opts(width=900, height=420, xrotation=30, title=f"{metric}: dots are seeds, bars a 95 % bootstrap interval of the mean"))
     page = file_html(plot, INLINE, title=f"{Path(out).name}: {metric}")
     file = Path(out) / "report.html"

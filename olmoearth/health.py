@@ -124,10 +124,13 @@ def stagnation(
     twins, wide = (seen(rows, f"health/{k}")[-5:] for k in ("twins", "wide"))
     reason = f"over the last {last} steps the loss is {100 * sum(share[-last:]) / last:.1f} % of chance"
     if twins and sum(twins) / len(twins) > 0.5:
-        return Finding("stagnation", int(rows[-1]["step"]), f"{reason}, and {100 * sum(twins) / len(twins):.0f} % of the hidden tokens have a competitor with the same target",
-                       "The negatives are configured wrongly: no model can choose between equal targets. Widen the scope, drop equal negatives (drop_same), or use a target that tells patches apart")
-    easy = f"; against tokens of the whole batch it is {100 * sum(wide) / len(wide):.0f} %: sensors and places are told apart, patches of a sample are not" if wide and sum(wide) / len(wide) < 0.9 else ""
-    return Finding("stagnation", int(rows[-1]["step"]), reason + easy,
+        reason += f", and {100 * sum(twins) / len(twins):.0f} % of the hidden tokens have a competitor with the same target"
+        return Finding("stagnation", int(rows[-1]["step"]), reason,
+                       "The negatives are configured wrongly: no model can choose between equal targets. Widen the scope, drop equal negatives (drop_same), "
+                       "or use a target that tells patches apart")
+    if wide and (easy := sum(wide) / len(wide)) < 0.9:
+        reason += f"; against tokens of the whole batch it is {100 * easy:.0f} %: sensors and places are told apart, patches of a sample are not"
+    return Finding("stagnation", int(rows[-1]["step"]), reason,
                    "The candidates differ, so the task can be learned: hide less, take smaller crops, train longer, or raise the learning rate")
 
 # %% ../nbs/12_health.ipynb #4ce1e709
@@ -140,7 +143,8 @@ def overfitting(
     held, probe = seen(rows, "held/share"), seen(rows, "probe")
     if min(len(held), len(probe)) < least: return None
     if held[0] - held[-1] < gain or max(probe[-2:]) > probe[0]: return None
-    return Finding("overfitting", int(rows[-1]["step"]), f"held-out loss went from {100 * held[0]:.1f} to {100 * held[-1]:.1f} % of chance, the probe from {probe[0]:.3f} to {probe[-1]:.3f}",
+    reason = f"held-out loss went from {100 * held[0]:.1f} to {100 * held[-1]:.1f} % of chance, the probe from {probe[0]:.3f} to {probe[-1]:.3f}"
+    return Finding("overfitting", int(rows[-1]["step"]), reason,
                    "The pretext task is solved by something that the labels do not need: change what is hidden (whole sensors, dates or places), or stop earlier")
 
 # %% ../nbs/12_health.ipynb #26e07f58

@@ -123,7 +123,7 @@ def score_tokens(
     line, lines = (row // b, vb // b) if scope == "batch" else (row, vb)                                        # who shares a line competes
     p, t = F.normalize(prediction[order].float(), dim=-1), F.normalize(target[row % b, col].float(), dim=-1)    # (M, D)
     drop = layout.where(*drop_same).to(col.device)[col]                                                         # (M,)
-    parts = [_score_group(*x, lines, tau) for x in zip(*(v.split(sizes) for v in (p, t, line, drop)), strict=True) if len(x[0])]
+    parts = [_score_group(*x, lines, tau) for x in zip(*(v.split(sizes) for v in (p, t, line, drop)), strict=True) if len(x[0])]   # type: ignore
     got = [torch.cat(v) for v in zip(*parts, strict=True)] or [p.new_zeros(0), row, row.bool()]                 # three (M,)
     return Choice(*(v.new_zeros(vb, n).index_put((row, col), v) for v in got))
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from .modalities import MAPS
-from .panels import count_roles, role_table, show_roles
 from .samples import InputError
 from .tokens import Layout, Role
 
@@ -232,8 +231,8 @@ def space_time_mask(
     only_decode: Sequence[str] = MAPS,   # modalities that are never encoded
 ) -> Tensor:                             # (B, N) int8 roles
     "Hide places in half of the samples, dates in those of the others that have three."
-    draw = [f(layout, missing, generator, encode_ratio, decode_ratio, only_decode) for f in (space_mask, time_mask)]
-    return either(*draw, _coin(missing, generator, 0.5) | (dates_with_data(layout, missing).sum(1) < 3))
+    one, other = (f(layout, missing, generator, encode_ratio, decode_ratio, only_decode) for f in (space_mask, time_mask))
+    return either(one, other, _coin(missing, generator, 0.5) | (dates_with_data(layout, missing).sum(1) < 3))
 
 # %% ../nbs/07_masking.ipynb #dfe757a8
 @strategy("random_space")
@@ -246,8 +245,8 @@ def random_space_mask(
     only_decode: Sequence[str] = MAPS,   # modalities that are never encoded
 ) -> Tensor:                             # (B, N) int8 roles
     "Hide single tokens in half of the samples, places in the others."
-    draw = [f(layout, missing, generator, encode_ratio, decode_ratio, only_decode) for f in (random_mask, space_mask)]
-    return either(*draw, _coin(missing, generator, 0.5))
+    one, other = (f(layout, missing, generator, encode_ratio, decode_ratio, only_decode) for f in (random_mask, space_mask))
+    return either(one, other, _coin(missing, generator, 0.5))
 
 # %% ../nbs/07_masking.ipynb #4455a14a
 def choose(

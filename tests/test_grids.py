@@ -22,7 +22,8 @@ def notebook(folder: Path, code=CODE, parameters=PARAMETERS) -> Path:
     cells = [{"cell_type": "code", "metadata": {"tags": ["parameters"] if i == 0 else []}, "execution_count": None, "outputs": [], "source": text, "id": f"cell{i}"}
              for i, text in enumerate([parameters, *code])]
     path = folder / "toy.ipynb"
-    path.write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}))
+    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
+    path.write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}))
     return path
 
 
