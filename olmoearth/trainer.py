@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['LossFn', 'TrainConfig', 'lr_at', 'is_table', 'parameter_groups', 'History', 'Callback', 'Progress', 'TimeLimit',
-           'Checkpoint', 'NonFiniteLoss', 'released_loss', 'Seen', 'Trainer', 'plot_history']
+           'Checkpoint', 'NonFiniteLoss', 'released_loss', 'Seen', 'Trainer', 'replay', 'plot_history']
 
 # %% ../nbs/13_trainer.ipynb #906b6c50
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class TrainConfig:
     device: str = "auto"                  # "auto" | "cpu" | "cuda" | "mps"
     dtype: str = "auto"                   # "auto": bfloat16 where the device gains by it
     seed: int = 0                         # of masks and drop path; model and loader have their own
+    non_finite: Literal["stop", "skip"] = "stop"   # a step whose loss or gradient is no number: end the run | leave the weights as they are and go on
+    bad_batches: str = ""                 # folder for the batches of such steps; "": they are not kept
 
 # %% ../nbs/13_trainer.ipynb #fd78dd60
 def lr_at(
@@ -191,7 +193,7 @@ class Checkpoint(Callback):
 
 # %% ../nbs/13_trainer.ipynb #746445d6
 class NonFiniteLoss(RuntimeError):
-    "The loss is no number; the message says at which step and in which part."
+    "The loss or the gradient is no number; the message says at which step and in which part, and where the batch was kept."
 
 # %% ../nbs/13_trainer.ipynb #789a2ec9
 LossFn = Callable[[Output, Tensor, Tensor, Layout, TrainConfig], Loss]  # (output, targets (B, N, D), roles (V, B, N), layout, config)
@@ -278,18 +280,31 @@ class Trainer:
         begin, rate = time.perf_counter(), lr_at(self.step, self.config)
         self.model.train()
         loss = self.evaluate(batch.to(self.device))
-        if not math.isfinite(total := loss.total.item()):
-            parts = ", ".join(f"{k} {float(v):.3g}" for k, v in loss.terms.items())
-            raise NonFiniteLoss(f"step {self.step}: the loss is {total} ({parts}); look at loader.batch({self.loader.number - 1}), "
-                                f"lower lr = {rate:.2g}, or use dtype='float32'")
+        total, norm = loss.total.item(), math.nan
         for group in self.optimiser.param_groups: group["lr"] = rate * group["lr_scale"]
         self.optimiser.zero_grad(set_to_none=True)
-        loss.total.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
-        self.optimiser.step()
+        if math.isfinite(total):
+            loss.total.backward()
+            norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        skipped = {} if math.isfinite(norm) else self._refuse(batch, loss, rate)
+        if not skipped: self.optimiser.step()
         self.step += 1
         self.target.update(self.model, self.step / self.config.steps)
-        return self.row(loss, batch) | {"loss": total, "gradient": norm, "lr": rate, "seconds": time.perf_counter() - begin}
+        return self.row(loss, batch) | {"loss": total, "gradient": norm, "lr": rate, "seconds": time.perf_counter() - begin} | skipped
+
+    def _refuse(self, batch: Batch, loss: Loss, rate: float) -> dict[str, float]:
+        "Keep the batch of a step that is no number; then stop or skip, as the settings say."
+        number, parts = self.loader.number - 1, ", ".join(f"{k} {float(v):.3g}" for k, v in loss.terms.items())
+        total = loss.total.item()
+        what = f"the gradient is not finite; the loss is {total:g}" if math.isfinite(total) else f"the loss is {total:g} ({parts})"
+        where = f"loader.batch({number})"
+        if self.config.bad_batches:
+            path = Path(self.config.bad_batches) / f"step-{self.step}.pt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"step": self.step, "batch": asdict(batch.to("cpu"))}, path)
+            where += f", kept in {path}: replay(trainer, path) repeats the step"
+        if self.config.non_finite == "skip": return {"skipped": 1.0}
+        raise NonFiniteLoss(f"step {self.step}: {what}; look at {where}; lower lr = {rate:.2g}, or use dtype='float32'")
 
     def row(self, loss: Loss, batch: Batch) -> dict[str, float]:
         "Parts of the loss, their shares of chance, and what the batch was."
@@ -341,6 +356,17 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"]); self.loader.load_state_dict(state["loader"])
         self.step, self.history = state["step"], History(state["history"])
         return True
+
+# %% ../nbs/13_trainer.ipynb #6e166284
+def replay(
+    trainer: Trainer,     # with the model to try; its weights stay as they are
+    path: str | Path,     # of a kept batch
+) -> Loss:                # ready for `backward`
+    "The loss of a kept batch, under the masks of its step."
+    held, step = torch.load(path, weights_only=True), trainer.step
+    trainer.step = held["step"]
+    try: return trainer.evaluate(Batch(**held["batch"]).to(trainer.device))
+    finally: trainer.step = step
 
 # %% ../nbs/13_trainer.ipynb #50747e0a
 def _plain(x: Any) -> Any:

@@ -10,7 +10,7 @@ from olmoearth.masking import random_mask
 from olmoearth.model import Config, OlmoEarth
 from olmoearth.samples import InputError
 from olmoearth.tokens import Role
-from olmoearth.trainer import Callback, Checkpoint, NonFiniteLoss, Progress, TimeLimit, TrainConfig, Trainer, lr_at, parameter_groups
+from olmoearth.trainer import Callback, Checkpoint, NonFiniteLoss, Progress, TimeLimit, TrainConfig, Trainer, lr_at, parameter_groups, replay
 
 SMALL = Config.of("nano", dim=32, depth=1, decoder_depth=1, heads=2)
 
@@ -126,6 +126,36 @@ def test_non_finite_loss_names_step_and_batch():
     t.loss = bad
     with pytest.raises(NonFiniteLoss, match=r"step 3: the loss is nan .*loader.batch\(3\)"): t.fit()
     assert t.step == 3 and all(torch.isfinite(p).all() for p in t.model.parameters())
+
+
+def test_a_skipped_step_leaves_the_weights_and_can_be_replayed(tmp_path):
+    t = make(non_finite="skip", bad_batches=str(tmp_path))
+    def bad(out, target, roles, layout, config):
+        loss = patch_discrimination(out.prediction, target, roles.flatten(0, 1), layout)
+        return Loss(loss.total * (math.inf if t.step == 2 else 1), loss.terms, loss.chance)
+    t.loss = bad
+    seen = {}
+    class Look(Callback):
+        def on_step(self, trainer): seen[trainer.step] = [p.clone() for p in trainer.model.parameters()]
+    t.callbacks.append(Look())
+    t.fit()
+    assert t.step == 7 and [r.get("skipped") for r in t.history.rows] == [None, None, 1.0, None, None, None, None]
+    assert all(torch.equal(a, b) for a, b in zip(seen[2], seen[3], strict=True))                          # the third step did nothing
+    assert not all(torch.equal(a, b) for a, b in zip(seen[3], seen[4], strict=True))
+    assert [p.name for p in tmp_path.iterdir()] == ["step-2.pt"]
+    u = make()                                                                                            # another run, as it was at the start
+    t.loss = u.loss
+    one = replay(u, tmp_path / "step-2.pt")
+    u.step = 2
+    assert one.total.isfinite() and torch.equal(one.total, u.evaluate(u.loader.batch(2)).total)           # the same batch, the same masks
+
+
+def test_a_gradient_that_is_no_number_changes_nothing(tmp_path):
+    t = make(bad_batches=str(tmp_path))
+    before = [p.clone() for p in t.model.parameters()]
+    t.loss = lambda out, target, roles, layout, config: Loss((out.pooled * 0).sum().sqrt())               # a loss of 0 with an infinite slope
+    with pytest.raises(NonFiniteLoss, match="step 0: the gradient is not finite; .* kept in .*step-0.pt"): t.fit()
+    assert all(torch.equal(a, b) for a, b in zip(before, t.model.parameters(), strict=True))
 
 
 def test_time_limit_and_progress(capsys):
