@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['Run', 'arm_name', 'digest', 'status', 'execute', 'record', 'plan', 'run_grid', 'collect', 'bootstrap', 'compare',
-           'report', 'find_experiment', 'run_command', 'report_command']
+__all__ = ['Run', 'arm_name', 'digest', 'status', 'execute', 'record', 'plan', 'run_grid', 'runs_in', 'collect', 'bootstrap',
+           'compare', 'report', 'find_experiment', 'run_command', 'report_command']
 
 # %% ../nbs/31_grids.ipynb #9644b612
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def execute(
 ) -> str:       # "" or why it failed
     "Run it, whatever was there before, and note how it ended."
     run.folder.mkdir(parents=True, exist_ok=True)
-    file, start = run.folder / "run.json", time.monotonic()
-    def note(how: str, **more: Any) -> None: file.write_text(json.dumps(run.facts | {"code": _code_version(), "status": how} | more, indent=1))
+    file, start, begun = run.folder / "run.json", time.monotonic(), time.time()
+    def note(how: str, **more: Any) -> None: file.write_text(json.dumps(run.facts | {"code": _code_version(), "begun": begun, "status": how} | more, indent=1))
     note("running")
     try: run_notebook(run.notebook, run.folder, run.fixed | run.arm | {"seed": run.seed, "out": str(run.folder.resolve())})
     except RunError as err:
@@ -131,7 +131,7 @@ def plan(
     fixed = check_parameters(path, fixed)
     arms = [check_parameters(path, dict(zip(grid, values, strict=True))) for values in itertools.product(*grid.values())]
     names = [arm_name(a) for a in arms]
-    if len(set(names)) < len(names): raise ParameterError("the grid names an arm twice")
+    if len(set(names)) < len(names): raise ParameterError(f"the grid names an arm twice: {next(n for n in names if names.count(n) > 1)}")
     if len(set(seeds)) < len(seeds) or not seeds: raise ParameterError(f"seeds={list(seeds)}; give each seed once")
     return [Run(path, arm, fixed, seed, Path(out) / name / f"seed-{seed}") for name, arm in zip(names, arms, strict=True) for seed in seeds]
 
@@ -144,7 +144,7 @@ def run_grid(
 ) -> dict[str, str]:              # name of a run that failed -> why
     "Run what is new, failed or was cut off; finished runs stay as they are. All folders are checked before the first run."
     todo = [r for r in runs if status(r) != "done"]
-    say(f"{len(runs)} runs, {len(runs) - len(todo)} finished before" + (f", {len(todo)} to do" if todo else ": nothing to do"))
+    say(f"{len(runs)} run{'s' * (len(runs) != 1)}, {len(runs) - len(todo)} finished before" + (f", {len(todo)} to do" if todo else ": nothing to do"))
     failed: dict[str, str] = {}
     def ended(run: Run, why: str) -> None:
         if why: failed[run.name] = why
@@ -160,19 +160,29 @@ def run_grid(
     return failed
 
 # %% ../nbs/31_grids.ipynb #e026fbcb
+def runs_in(
+    out: str | Path,     # folder of a grid
+) -> list[dict[str, Any]]:   # what each run.json holds, and its folder; in the order in which they began
+    "All runs of a grid. Raises ParameterError where their notebooks or fixed parameters differ: such runs cannot be compared."
+    held = sorted(({**json.loads(f.read_text()), "folder": f.parent} for f in Path(out).glob("*/seed-*/run.json")), key=lambda r: r["begun"])
+    for key, what in (("digest", "the code of their notebook"), ("fixed", "their fixed parameters")):
+        kinds: dict[str, list[str]] = {}
+        for r in held: kinds.setdefault(json.dumps(r[key], sort_keys=True), []).append(arm_name(r["arm"]))
+        if len(kinds) > 1:
+            sides = " against ".join("; ".join(dict.fromkeys(v)) for v in kinds.values())
+            raise ParameterError(f"{out}: runs that differ in {what} cannot be compared: {sides}; run them to folders of their own")
+    return held
+
+# %% ../nbs/31_grids.ipynb #a6c26d7b
 def collect(
     out: str | Path,     # folder of a grid
 ) -> pd.DataFrame:       # one row per finished run: arm, seed, parameters of the arm, seconds, metrics
-    "Read all finished runs. Raises ParameterError where there are none."
+    "Read all finished runs. Raises ParameterError where there are none, or where they cannot be compared."
     import pandas as pd
-    rows = []
-    for file in sorted(Path(out).glob("*/seed-*/run.json")):
-        held = json.loads(file.read_text())
-        if held["status"] != "done": continue
-        numbers = pd.read_parquet(file.parent / "metrics.parquet").iloc[0].to_dict()
-        rows.append({"arm": arm_name(held["arm"]), "seed": held["seed"], **held["arm"], "seconds": held["seconds"], **numbers})
-    if not rows: raise ParameterError(f"{out}: no finished run; `olmoearth run NOTEBOOK --out {out}` makes some")
-    return pd.DataFrame(rows)
+    done = [r for r in runs_in(out) if r["status"] == "done"]
+    if not done: raise ParameterError(f"{out}: no finished run; `olmoearth run NOTEBOOK --out {out}` makes some")
+    numbers = [pd.read_parquet(r["folder"] / "metrics.parquet").iloc[0].to_dict() for r in done]
+    return pd.DataFrame([{"arm": arm_name(r["arm"]), "seed": r["seed"], **r["arm"], "seconds": r["seconds"], **n} for r, n in zip(done, numbers, strict=True)])
 
 # %% ../nbs/31_grids.ipynb #0dfa9ec4
 def bootstrap(
@@ -190,7 +200,7 @@ def bootstrap(
 def compare(
     runs: pd.DataFrame,    # of `collect`
     metric: str,           # a column
-    base: str = "",        # arm to compare with; "": the first
+    base: str = "",        # arm to compare with; "": the first that began
 ) -> pd.DataFrame:         # one row per arm: seeds, mean, low, high; difference from the base over common seeds, with its interval
     "Compare arms. Raises ParameterError for a metric or an arm that is not there."
     import pandas as pd
@@ -276,7 +286,7 @@ def run_command(
 def report_command(
     out: Annotated[str, typer.Argument(help="Folder of a grid.")],
     metric: Annotated[str, typer.Option(help="What to compare; empty: the first that was recorded.")] = "",
-    base: Annotated[str, typer.Option(help="Arm to compare with; empty: the first.")] = "",
+    base: Annotated[str, typer.Option(help="Arm to compare with; empty: the first that began.")] = "",
 ) -> None:
     "Compare the arms of a grid: a table here, a page in its folder."
     with _plain_errors():
@@ -284,4 +294,6 @@ def report_command(
         metric = metric or next(c for c in list(runs.columns)[list(runs.columns).index("seconds") + 1:])
         print(f"{metric}, mean over seeds with a 95 % interval, and the difference from {base or runs['arm'].iloc[0]}:")
         print(compare(runs, metric, base).round(4).to_string(index=False))
+        unfinished = [f"{arm_name(r['arm'])}, seed {r['seed']} ({r['status']})" for r in runs_in(out) if r["status"] != "done"]
+        if unfinished: print("not in the table:", "; ".join(unfinished))
         print(page)

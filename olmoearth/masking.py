@@ -17,8 +17,9 @@ from .tokens import Layout, Role
 
 # %% auto #0
 __all__ = ['Strategy', 'strategy', 'strategies', 'get_strategy', 'split_ranks', 'finish', 'random_mask', 'at_least_one',
-           'mask_views', 'space_mask', 'dates_with_data', 'time_mask', 'either', 'space_time_mask', 'random_space_mask',
-           'choose', 'units_with', 'draw_bandsets', 'cross_modality', 'random_time_with_decode', 'fixed', 'leakage']
+           'mask_views', 'check_roles', 'space_mask', 'dates_with_data', 'time_mask', 'either', 'space_time_mask',
+           'random_space_mask', 'choose', 'units_with', 'draw_bandsets', 'cross_modality', 'random_time_with_decode',
+           'fixed']
 
 # %% ../nbs/07_masking.ipynb #6d1af459
 class Strategy(Protocol):
@@ -150,14 +151,34 @@ def at_least_one(
 
 # %% ../nbs/07_masking.ipynb #82c9eaac
 def mask_views(
-    strategy: Strategy,          # any
+    strategy: str | Strategy,    # a known name, or any function of the form
     layout: Layout,              # N tokens
     missing: Tensor,             # (B, N) bool: tokens without data
     generator: torch.Generator,  # same seed, same masks
     views: int = 2,              # V
 ) -> Tensor:                     # (V, B, N) int8
-    "Several masks of the same samples."
-    return strategy(layout, missing.repeat(views, 1), generator).unflatten(0, (views, -1))
+    "Several masks of the same samples, checked. Raises InputError for a strategy that breaks its promises."
+    if views < 1: raise InputError(f"views = {views}; a sample needs at least one mask")
+    every = missing.repeat(views, 1)                                                              # (V B, N)
+    role = (get_strategy(strategy) if isinstance(strategy, str) else strategy)(layout, every, generator)
+    check_roles(role, every, getattr(strategy, "__name__", str(getattr(getattr(strategy, "func", strategy), "__name__", strategy))))
+    return role.unflatten(0, (views, -1))
+
+# %% ../nbs/07_masking.ipynb #25074845
+def check_roles(
+    role: Tensor,      # what a strategy returned
+    missing: Tensor,   # (B, N) bool: what it was given
+    name: str,         # of the strategy, for the message
+) -> None:
+    "Raises InputError for roles of another shape, values that are no roles, missing tokens that are used, samples with nothing to see or to guess."
+    who = f"mask strategy {name!r}"
+    if role.shape != missing.shape: raise InputError(f"{who} returned roles of shape {tuple(role.shape)}; for these samples and tokens it is {tuple(missing.shape)}")
+    if ((role < 0) | (role > Role.MISSING)).any(): raise InputError(f"{who} returned values that are no roles; use Role.ENCODE, TARGET, DECODE, MISSING (0 to 3)")
+    if not torch.equal(role == Role.MISSING, missing):
+        raise InputError(f"{who} must return MISSING for tokens without data and for no others; end it with finish(role, layout, missing, only_decode)")
+    for what, verb in ((Role.ENCODE, "encode"), (Role.DECODE, "decode")):
+        if (none := (role ^ what).amin(1) != 0).any():
+            raise InputError(f"{who} leaves sample {int(none.nonzero()[0, 0])} with nothing to {verb}; end it with at_least_one(role, layout, generator)")
 
 # %% ../nbs/07_masking.ipynb #805c97ce
 @strategy("space")
@@ -287,6 +308,12 @@ def draw_bandsets(
     return torch.where(n <= 2, first, encode), torch.where(n <= 2, can_decode & ~first, decode)
 
 # %% ../nbs/07_masking.ipynb #566d330a
+def _base(base: str | Strategy, only_decode: Sequence[str]) -> Strategy:
+    "The strategy underneath; one known by name is told what is never encoded, if it has that option."
+    if not isinstance(base, str): return base
+    return get_strategy(base, **({"only_decode": only_decode} if "only_decode" in signature(get_strategy(base).func).parameters else {}))   # type: ignore
+
+# %% ../nbs/07_masking.ipynb #8df3e59b
 @strategy("cross_modality")
 def cross_modality(
     layout: Layout,                               # N tokens
@@ -302,7 +329,7 @@ def cross_modality(
     if unselected not in ("decode", "target"):
         raise InputError(f"unselected = {unselected!r}; use 'decode' (released code) or 'target' (paper)")
     if unit not in ("bandset", "sensor"): raise InputError(f"unit = {unit!r}; use 'bandset' (released code) or 'sensor' (the prose of the paper)")
-    base = get_strategy(base, only_decode=only_decode) if isinstance(base, str) else base
+    base = _base(base, only_decode)
     role, index = base(layout, missing, generator), layout.index(missing.device)
     names, own = ([s.modality for s in layout.slices], index.slice_id) if unit == "bandset" else (layout.names, index.modality_id)
     is_map = torch.tensor([name in only_decode for name in names], device=role.device)            # (S,)
@@ -362,27 +389,6 @@ def fixed(
 ) -> Tensor:                             # (B, N) int8 roles
     "Always hide some modalities whole. Raises InputError for one that the layout lacks."
     if absent := [k for k in hidden if k not in layout.names]: raise InputError(f"cannot hide {', '.join(absent)}: the batch has {', '.join(layout.names)}")
-    base = get_strategy(base, only_decode=(*only_decode, *hidden)) if isinstance(base, str) else base
+    base = _base(base, (*only_decode, *hidden))
     role = base(layout, missing, generator)
     return role.masked_fill(layout.where(*hidden).to(role.device) & (role != Role.MISSING), Role.DECODE)
-
-# %% ../nbs/07_masking.ipynb #5732e9c6
-def leakage(
-    role: Tensor,     # (B, N) int8
-    layout: Layout,   # of the N tokens
-) -> dict[str, float]:
-    "Share of the hidden tokens on the ground with a visible token at the same place: of another date, of another bandset at the same date, of either."
-    index = layout.index(role.device)
-    ground = index.place >= 0
-    hidden, seen = (role == Role.DECODE) & ground, ((role == Role.ENCODE) & ground).float()        # (B, N)
-    cell = index.place * (layout.n_times + 1) + index.time + 1                                    # place and date as one number; date 0: none
-    def visible(key: Tensor, size: int) -> Tensor:                                                # (B, N) visible tokens with the same key
-        total = torch.zeros(len(role), size, device=role.device).index_add(1, key.clamp(min=0), seen)
-        return total[:, key.clamp(min=0)]
-    places = visible(index.place, layout.n_places)
-    same = visible(cell, layout.n_places * (layout.n_times + 1))
-    slot = (index.slice_id * layout.n_places + index.place).clamp(min=0)
-    dates = visible(slot, len(layout.slices) * layout.n_places)                                   # of the same bandset: at other dates, as this one is hidden
-    n = hidden.sum().clamp(min=1)
-    share = lambda what: float((hidden & (what > 0)).sum() / n)
-    return {"other date": share(dates), "other bandset": share(same), "either": share(places)}

@@ -59,7 +59,7 @@ class Config:
         config = replace(Config(size=size, version=version, **SIZES[size]), **{**VERSIONS[version], **narrow, **overrides})  # type: ignore
         if config.init not in ("released", "centred"): raise InputError(f"init={config.init!r}; use 'released' or 'centred'")
         if absent := [k for k in config.inputs if k not in config.modalities]:
-            raise InputError(f"inputs {', '.join(absent)} must also be in modalities; add modalities=SENSORS + MAPS + ({absent[0]!r},)")
+            raise InputError(f"inputs {', '.join(absent)} must also be in modalities; add them there, or give inputs={tuple(k for k in config.inputs if k in config.modalities)}")
         return config
 
 # %% ../nbs/09_model.ipynb #b4595045
@@ -251,13 +251,16 @@ class OlmoEarth(nn.Module):
     def encode(
         self, batch: Batch,           # B samples
         role: Tensor | None = None,   # (B, N) roles; None: every input token with data is visible
-        return_intermediates: bool | Sequence[str] = False,   # names from `recordable(encoder.blocks)`; True: all
+        return_intermediates: bool | str | Sequence[str] = False,   # names from `recordable(encoder.blocks)`; True: all
     ) -> Tokens:                      # x (B, N, D), zero where not visible; intermediates: blocks like x, attention for each sample (heads, n, n) of its n visible tokens
         "Features of the visible tokens. Raises InputError for roles or names that do not fit."
         layout = self.layout(batch)
         role = self.default_role(batch, layout) if role is None else role
         self._check_roles(role[None], batch, layout)
-        names = recordable(self.encoder.blocks) if return_intermediates is True else tuple(return_intermediates or ())
+        if isinstance(return_intermediates, str): return_intermediates = (return_intermediates,)
+        names = recordable(self.encoder.blocks) if return_intermediates is True else return_intermediates or ()
+        if not isinstance(names, Sequence) or not all(isinstance(k, str) for k in names):
+            raise InputError(f"return_intermediates={return_intermediates!r}; give True or names such as 'blocks.0' and 'blocks.0.attention'")
         with recording(self.encoder.blocks, names) as found: features, packing, _ = self._encode(batch, layout, role, whole=bool(names))
         return Tokens(scatter(features, packing), role, layout, {k: scatter(v, packing) if isinstance(v, Tensor) else v for k, v in found.items()})
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['ROLE_COLOURS', 'ROLE_TITLES', 'slice_title', 'token_panels', 'count_roles', 'role_table', 'show_roles']
+__all__ = ['ROLE_COLOURS', 'ROLE_TITLES', 'slice_title', 'token_panels', 'count_roles', 'role_table', 'show_roles', 'leakage']
 
 # %% ../nbs/06b_panels.ipynb #db939258
 def slice_title(
@@ -52,11 +52,11 @@ def token_panels(
 
 # %% ../nbs/06b_panels.ipynb #8f659ebc
 def count_roles(
-    role: Tensor,    # (B, N) int8
+    role: Tensor,    # (..., N) int8: one sample, a batch, or the views of one
     layout: Layout,  # N tokens
 ) -> list[dict[str, str | float]]:   # one row per modality: tokens per sample
     "Mean number of tokens per sample that are encoded, decoded, unused, missing."
-    rows = []
+    rows, role = [], role.reshape(-1, len(layout))
     for name in layout.names:
         own = role[:, layout.where(name).to(role.device)]
         count = {key: (own == r).sum().item() / len(role) for key, r in
@@ -66,7 +66,7 @@ def count_roles(
 
 # %% ../nbs/06b_panels.ipynb #ad5f60b2
 def role_table(
-    role: Tensor,    # (B, N) int8
+    role: Tensor,    # (..., N) int8
     layout: Layout,  # N tokens
 ) -> str:
     "The counts as text."
@@ -107,3 +107,24 @@ def show_roles(
     style = dict(ncols=4, frameon=False, fontsize=6, handlelength=1, columnspacing=1)
     if legend: ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), **style)  # type: ignore
     return ax
+
+# %% ../nbs/06b_panels.ipynb #904f508c
+def leakage(
+    role: Tensor,     # (..., N) int8: one sample, a batch, or the views of one
+    layout: Layout,   # of the N tokens
+) -> dict[str, float]:
+    "Share of the hidden tokens on the ground with a visible token at the same place: of another date, of another bandset at the same date, of either."
+    role, index = role.reshape(-1, len(layout)), layout.index(role.device)
+    ground = index.place >= 0
+    hidden, seen = (role == Role.DECODE) & ground, ((role == Role.ENCODE) & ground).float()        # (B, N)
+    cell = index.place * (layout.n_times + 1) + index.time + 1                                    # place and date as one number; date 0: none
+    def visible(key: Tensor, size: int) -> Tensor:                                                # (B, N) visible tokens with the same key
+        total = torch.zeros(len(role), size, device=role.device).index_add(1, key.clamp(min=0), seen)
+        return total[:, key.clamp(min=0)]
+    places = visible(index.place, layout.n_places)
+    same = visible(cell, layout.n_places * (layout.n_times + 1))
+    slot = (index.slice_id * layout.n_places + index.place).clamp(min=0)
+    dates = visible(slot, len(layout.slices) * layout.n_places)                                   # of the same bandset: at other dates, as this one is hidden
+    n = hidden.sum().clamp(min=1)
+    share = lambda what: float((hidden & (what > 0)).sum() / n)
+    return {"other date": share(dates), "other bandset": share(same), "either": share(places)}

@@ -74,12 +74,12 @@ class MomentumEncoder(nn.Module):
     "Targets: features of a slow copy of the model."
     def __init__(
         self, model: OlmoEarth,                        # copied, not changed
-        decay: tuple[float, float] = (0.996, 1.0),     # share of the copy that stays at each update: in the first step, in the last
+        decay: float | tuple[float, float] = (0.996, 1.0),   # share of the copy that stays at each update: always, or in the first step and in the last
         depth: int | None = None,                      # encoder blocks that the target has passed; None: all, and the last norm; 0: the patch embedding
     ):
         "Raises InputError for a decay outside 0..1 or a depth that the encoder does not have."
         super().__init__()
-        blocks = model.config.depth
+        blocks, decay = model.config.depth, decay if isinstance(decay, tuple) else (decay, decay)
         if not all(0 <= d <= 1 for d in decay): raise InputError(f"decay={decay}; both numbers are shares, 0 to 1")
         if depth is not None and not 0 <= depth <= blocks: raise InputError(f"depth={depth}; this encoder has {blocks} blocks")
         self.encoder, self.config, self.decay, self.depth = freeze(model.encoder).eval(), model.config, decay, blocks if depth is None else depth

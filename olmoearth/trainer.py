@@ -233,7 +233,7 @@ class Trainer:
         config: TrainConfig | None = None,         # None: the defaults
         callbacks: Iterable[Callback] = (),        # in this order
         target: FrozenProjection | MomentumEncoder | None = None,    # None: the frozen projection of the model as it is now
-        masking: Strategy | None = None,           # your own; None: as in the config
+        masking: str | Strategy | None = None,     # your own; None: as in the config
         loss: LossFn = released_loss,              # your own
     ):
         self.config = config = config or TrainConfig()
@@ -241,7 +241,7 @@ class Trainer:
         self.dtype = pick_dtype(config.dtype, self.device)
         self.target = (target or FrozenProjection.of(model.patch_embedding)).to(self.device)
         self.model = model.to(self.device)
-        self.masking = masking or get_strategy(config.masking, **config.masking_options)
+        self.masking = get_strategy(masking or config.masking, **({} if masking else config.masking_options))
         groups = parameter_groups(model, config.weight_decay, config.decay, config.table_lr)
         self.optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=self.device.type in ("cpu", "cuda"))
         self.step, self.history, self.stopped = 0, History(), ""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from .health import Finding, alignment, examine, gauges, twin_share
 from .losses import groups, patch_discrimination
-from .samples import Batch
+from .samples import Batch, InputError
 from .tokens import Role
 from .trainer import Callback, Seen, Trainer
 
@@ -59,6 +59,7 @@ class HealthWatch(Callback):
         stop: bool = False,    # True: a finding ends the run
         after: int = 200,      # steps that a run may take to begin
     ):
+        if every < 1: raise InputError(f"HealthWatch: every={every}; give a step or more")
         self.every, self.stop, self.after = every, stop, after
         self.findings: list[Finding] = []   # one of each name
 
@@ -76,10 +77,11 @@ class HealthWatch(Callback):
 class HeldOut(Callback):
     "The pretext loss on batches that are not trained on, under the same masks each time."
     def __init__(
-        self, batches: Sequence[Batch],   # on the CPU
+        self, batches: Batch | Sequence[Batch],   # on the CPU
         every: int = 50,                  # steps between two measurements
     ):
-        self.batches, self.every = batches, every
+        if every < 1 or not batches: raise InputError(f"HeldOut: {len(batches)} batches, every {every} steps; give one batch or more, and a step or more")
+        self.batches, self.every = [batches] if isinstance(batches, Batch) else batches, every
 
     def on_step(self, trainer: Trainer) -> None:
         "Measure: held/share, the mean share of chance over modalities."

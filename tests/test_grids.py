@@ -71,6 +71,8 @@ def test_another_notebook_or_setting_never_overwrites_a_run(tmp_path):
     path = notebook(tmp_path)
     assert run_grid(plan(path, tmp_path / "g")) == {}
     with pytest.raises(ParameterError, match="differs in fixed"): run_grid(plan(path, tmp_path / "g", {"wait": 1.0}))
+    assert run_grid(plan(path, tmp_path / "g", {"wait": 0.1}, {"width": [2]})) == {}                 # a new folder beside it ...
+    with pytest.raises(ParameterError, match="differ in their fixed parameters .* base against width=2"): collect(tmp_path / "g")   # ... cannot be compared
     notebook(tmp_path, [*CODE, "1 + 1"])
     with pytest.raises(ParameterError, match="differs in digest"): run_grid(plan(path, tmp_path / "g"))
 
@@ -81,6 +83,7 @@ def test_a_failed_run_is_kept_named_and_retried_alone(tmp_path):
     failed = run_grid(runs)
     assert list(failed) == ["width=2, seed 0"] and "RuntimeError: broken" in failed["width=2, seed 0"]
     assert (runs[1].folder / "toy.ipynb").exists() and status(runs[1]) == "failed"
+    assert "not in the table: width=2, seed 0 (failed)" in call("report", tmp_path / "g", "--metric", "score").output
     first = (runs[0].folder / "run.json").stat().st_mtime_ns
     (tmp_path / "g/mended").touch()
     assert run_grid(runs) == {} and (runs[0].folder / "run.json").stat().st_mtime_ns == first
@@ -127,10 +130,6 @@ def test_the_bootstrap_covers_and_says_when_it_cannot():
 
 
 STORM = """
-import torch
-from olmoearth.masking import at_least_one, finish, strategy
-from olmoearth.modalities import MAPS
-from olmoearth.tokens import Role
 @strategy("east")
 def east(layout, missing, generator):
     line = 1 + (torch.rand(len(missing), 1, generator=generator) * (layout.grid[1] - 1)).long()

@@ -4,10 +4,10 @@ from functools import partial
 import pytest
 import torch
 
-from olmoearth.masking import (at_least_one, cross_modality, fixed, get_strategy, leakage, mask_views, random_mask, random_space_mask, random_time_with_decode,
+from olmoearth.masking import (at_least_one, cross_modality, fixed, get_strategy, mask_views, random_mask, random_space_mask, random_time_with_decode,
                                space_mask, space_time_mask, split_ranks, strategies, strategy, time_mask)
 from olmoearth.modalities import MAPS
-from olmoearth.panels import count_roles, role_table
+from olmoearth.panels import count_roles, leakage, role_table
 from olmoearth.samples import InputError
 from olmoearth.settings import torch_generator
 from olmoearth.tokens import Layout, Role

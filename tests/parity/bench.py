@@ -23,7 +23,7 @@ from olmoearth.masking import cross_modality, mask_views
 from olmoearth.model import Config
 from olmoearth.modalities import MAPS, SENSORS
 from olmoearth.official_weights import from_official
-from olmoearth.settings import rng, torch_generator
+from olmoearth.settings import pick_dtype, rng, torch_generator
 from olmoearth.tokens import Role, token_missing
 from olmoearth_pretrain.datatypes import OlmoEarthSample
 from olmoearth_pretrain.nn.flexi_vit import TokensAndMasks
@@ -201,8 +201,15 @@ def interleave(arms: list[Callable[[], object]], repeats: int) -> list[list[floa
     return times
 
 
-def bench(sizes: list[str], patches: list[int], repeats: int) -> list[dict]:
-    "Every task of every size and patch; the base size is timed on inference alone, and a third as often."
+def lower(f: Callable[[], object]) -> Callable[[], object]:
+    "The same in bfloat16 where autocast allows it."
+    def run() -> object:
+        with torch.autocast("cpu", torch.bfloat16): return f()
+    return run
+
+
+def bench(sizes: list[str], patches: list[int], repeats: int, bf16: bool) -> list[dict]:
+    "Every task of every size and patch; the base size is timed on inference alone, and a third as often. With bf16, inference and step once more in it."
     rows = []
     for size in sizes:
         for patch in patches:
@@ -213,11 +220,14 @@ def bench(sizes: list[str], patches: list[int], repeats: int) -> list[dict]:
                 whole = scene(patch, True, True)
                 both = [k(size, *whole) for k in (Ours, Theirs)]
                 pairs |= {"pretraining step": (both, "step"), "masking": (both, "mask")}
+            if bf16: pairs |= {f"{task}, bf16": pairs[task] for task in ("inference, all visible", "pretraining step") if task in pairs}
             for task, (both, method) in pairs.items():
+                half = task.endswith("bf16")
                 n = repeats * 3 if method == "mask" else max(3, repeats // 3) if size == "base" else repeats
-                bare = None if method == "mask" else Bare(both[0])
+                bare = None if method == "mask" or half else Bare(both[0])
                 rates: list[float] = []
-                t = interleave([getattr(who, method) for who in (*both, *([bare] if bare else []))] + [lambda rates=rates: rates.append(rate())], n)
+                arms = [lower(getattr(who, method)) if half else getattr(who, method) for who in (*both, *([bare] if bare else []))]
+                t = interleave(arms + [lambda rates=rates: rates.append(rate())], n)
                 row = {"task": task, "size": size, "patch": patch, "ours": median(t[0]), "theirs": median(t[1]), "ratio": median(t[1]) / median(t[0]),
                        "ours_all": t[0], "theirs_all": t[1], "rate": median(rates)}
                 if bare: row |= {"floor": median(t[2])} | ({} if method == "step" else {"flops": bare.flops()})
@@ -270,13 +280,15 @@ def main() -> None:
     p.add_argument("--patches", default="4,8")
     p.add_argument("--repeats", type=int, default=9)
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--bf16", choices=("auto", "yes", "no"), default="auto", help="auto: where this processor gains by it")
     p.add_argument("--out", default="")
     p.add_argument("--memory-of", default="")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     sizes, patches = a.sizes.split(","), [int(v) for v in a.patches.split(",")]
     if a.memory_of: return memory_of(a.memory_of, sizes[0], patches[0])
-    rows = bench(sizes, patches, a.repeats) + memory(sizes, patches, a.threads)
+    bf16 = a.bf16 == "yes" or a.bf16 == "auto" and pick_dtype("auto", torch.device("cpu")) is torch.bfloat16
+    rows = bench(sizes, patches, a.repeats, bf16) + memory(sizes, patches, a.threads)
     if a.out: Path(a.out).write_text(json.dumps({"torch": torch.__version__, "threads": a.threads, "repeats": a.repeats, "rows": rows}))
 
 
