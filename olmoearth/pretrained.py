@@ -4,6 +4,7 @@
 
 # %% ../nbs/14b_pretrained.ipynb #61ae6023
 from __future__ import annotations
+import difflib
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from .modalities import UnknownName
 from .model import Config, OlmoEarth
 from .official_weights import MODELS, find_release, load_official, load_strictly
 from .samples import InputError
-from .settings import get_settings
+from .settings import get_settings, pick_device
 from .targets import FrozenProjection
 
 # %% auto #0
@@ -79,9 +80,11 @@ def find_model(
     if (Path(name) / "config.json").is_file(): return Path(name)
     if (found := known_models().get(str(name))) is not None: return found
     if Path(name).is_dir():
-        raise InputError(f"the folder {str(name)!r} holds no config.json, so it is no saved model; write one with save(model, folder)")
+        raise InputError(f"the folder {str(name)!r} holds no config.json, so it is no saved model; fetch it again, or write one with save(model, folder)")
     names = [*known_models(), *(r.repo for r in MODELS)]
-    raise InputError(f"no model {str(name)!r}: it is no folder, and the known names are: {', '.join(names)}")
+    if Path(name).is_file(): raise InputError(f"{name} is a file; give the folder that holds it and its config.json: {str(Path(name).parent)!r}")
+    near = difflib.get_close_matches(str(name), names, 1)
+    raise InputError(f"no model {str(name)!r}: it is no folder, and the known names are: {', '.join(names)}" + (f" (did you mean {near[0]!r}?)" if near else ""))
 
 # %% ../nbs/14b_pretrained.ipynb #44ca9f19
 def is_official(
@@ -106,6 +109,8 @@ def read_card(
         raise InputError(f"{path}: not JSON ({err}); the file is damaged, fetch or save the model again") from None
     found = card.get("format") if isinstance(card, dict) else None
     if found != FORMAT: raise InputError(f"{path}: format {found!r}, expected {FORMAT!r}; it was written by other software or another version")
+    if lacking := [k for k, kind in (("config", dict), ("seed", int)) if not isinstance(card.get(k), kind)]:
+        raise InputError(f"{path}: {' and '.join(lacking)} missing or of the wrong kind; the file was changed, fetch or save the model again")
     return card
 
 # %% ../nbs/14b_pretrained.ipynb #c0d06d98
@@ -127,16 +132,22 @@ def _read(
 def _config(card: Mapping[str, Any], folder: Path) -> Config:
     "The model configuration on a card. Raises InputError for one of another version."
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["config"].items()}
-    try: return Config(**fields)
-    except TypeError as err:
-        raise InputError(f"{folder / 'config.json'}: {err}; it was written by another version ({card.get('code')}), this is {code_version()}") from None
+    page, usual = folder / "config.json", asdict(Config())
+    if unknown := [k for k in fields if k not in usual]:
+        other = f"; it was written by version {card.get('code')}, this is {code_version()}" if card.get("code") != code_version() else "; the file was changed"
+        raise InputError(f"{page}: unknown field {', '.join(unknown)}{other}")
+    for k, v in fields.items():
+        if type(v) is not type(usual[k]) and not (type(usual[k]) is float and type(v) is int):
+            raise InputError(f"{page}: {k} is {v!r}, where {usual[k]!r} would be usual; the file was changed, fetch or save the model again")
+    return Config(**fields)
 
 # %% ../nbs/14b_pretrained.ipynb #46ec7229
 def load(
     name: str | Path,                       # folder of ours or of a released model; name, such as "allenai/OlmoEarth-v1-Nano"
     device: str | torch.device = "cpu",     # where to
 ) -> OlmoEarth:                             # ready to embed
-    "A saved or released model. Raises InputError for an unknown name, a damaged file, or weights that do not fit."
+    "A saved or released model. Raises InputError for an unknown name, a damaged file, or weights that do not fit; SettingError for a device that is not there."
+    device = pick_device(str(device))
     if is_official(name): return load_official(name, device)
     folder, card = find_model(name), read_card(name)
     model = OlmoEarth(_config(card, folder), seed=card["seed"])

@@ -11,6 +11,7 @@ from olmoearth import pretrained
 from olmoearth.model import Config, OlmoEarth
 from olmoearth.pretrained import find_model, known_models, load, load_target, read_card, save
 from olmoearth.samples import InputError
+from olmoearth.settings import SettingError
 from olmoearth.targets import FrozenProjection
 
 SMALL = Config.of("nano", dim=32, depth=1, decoder_depth=1, heads=2, modalities=("sentinel2_l2a", "sentinel1", "srtm"), inputs=("sentinel2_l2a", "sentinel1"))
@@ -86,7 +87,9 @@ def test_other_format_or_version(folder):
     change(folder, format="olmoearth-2")
     with pytest.raises(InputError, match="expected 'olmoearth-1'"): load(folder)
     change(folder, format="olmoearth-1", config={"width": 3})
-    with pytest.raises(InputError, match="another version"): load(folder)
+    with pytest.raises(InputError, match="unknown field width; the file was changed"): load(folder)
+    change(folder, code="9.9")
+    with pytest.raises(InputError, match="written by version 9.9, this is"): load(folder)
     (folder / "config.json").write_text("[1]")
     with pytest.raises(InputError, match="expected 'olmoearth-1'"): load(folder)
 
@@ -110,3 +113,21 @@ def test_code_version_follows_the_code(monkeypatch, tmp_path):
     one = pretrained.code_version()
     (tmp_path / "a.py").write_text("x = 2")
     assert pretrained.code_version() != one
+
+
+@pytest.mark.parametrize("change, answer", [
+    (lambda c: c.pop("seed"), "seed missing"), (lambda c: c.pop("config"), "config missing"), (lambda c: c.update(seed="0"), "seed missing or of the wrong kind"),
+    (lambda c: c["config"].update(depth="4"), "depth is '4', where 4 would be usual"), (lambda c: c["config"].update(wings=2), "unknown field wings; the file was changed")])
+def test_a_page_that_someone_changed(tmp_path, change, answer):
+    folder = save(OlmoEarth(Config.of("nano", dim=32, depth=1, decoder_depth=1, heads=2)), tmp_path / "m")
+    page = json.loads((folder / "config.json").read_text())
+    change(page)
+    (folder / "config.json").write_text(json.dumps(page))
+    with pytest.raises(InputError, match=answer): load(folder)
+
+
+def test_slips_in_the_name_and_the_device(tmp_path):
+    folder = save(OlmoEarth(Config.of("nano", dim=32, depth=1, decoder_depth=1, heads=2)), tmp_path / "m")
+    with pytest.raises(InputError, match="is a file; give the folder"): load(folder / "model.safetensors")
+    with pytest.raises(InputError, match="did you mean 'allenai/OlmoEarth-v1_2-Nano'"): load("allenai/OlmoEarth-v1_2-Nanno")
+    with pytest.raises(SettingError, match="device 'gpu' is not known"): load(folder, device="gpu")
