@@ -94,7 +94,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'olmoearth.grids': { 'olmoearth.grids.Run': ('grids.html#run', 'olmoearth/grids.py'),
                                  'olmoearth.grids.Run.facts': ('grids.html#run.facts', 'olmoearth/grids.py'),
                                  'olmoearth.grids.Run.name': ('grids.html#run.name', 'olmoearth/grids.py'),
-                                 'olmoearth.grids._code_version': ('grids.html#_code_version', 'olmoearth/grids.py'),
                                  'olmoearth.grids._values': ('grids.html#_values', 'olmoearth/grids.py'),
                                  'olmoearth.grids.arm_name': ('grids.html#arm_name', 'olmoearth/grids.py'),
                                  'olmoearth.grids.bootstrap': ('grids.html#bootstrap', 'olmoearth/grids.py'),

@@ -8,7 +8,6 @@ import ast
 import hashlib
 import itertools
 import json
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import numpy as np
 import typer
 import olmoearth
 from .experiments import ParameterError, RunError, _plain_errors, app, check_parameters, read_parameters, run_notebook
+from .pretrained import code_version
 from .settings import require, rng
 
 if TYPE_CHECKING:
@@ -76,21 +76,17 @@ def status(
     return held["status"]
 
 # %% ../nbs/31_grids.ipynb #606f9070
-def _code_version() -> str:
-    "The package's version and, in a checkout, the commit."
-    home = Path(str(olmoearth.__file__)).parent
-    try: done = subprocess.run(["git", "-C", str(home), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired): return olmoearth.__version__
-    return olmoearth.__version__ + (f" {done.stdout.strip()}" if done.returncode == 0 else "")
-
-# %% ../nbs/31_grids.ipynb #ece7c65a
 def execute(
     run: Run,   # any
 ) -> str:       # "" or why it failed
     "Run it, whatever was there before, and note how it ended."
     run.folder.mkdir(parents=True, exist_ok=True)
     file, start, begun = run.folder / "run.json", time.monotonic(), time.time()
-    def note(how: str, **more: Any) -> None: file.write_text(json.dumps(run.facts | {"code": _code_version(), "begun": begun, "status": how} | more, indent=1))
+    def note(how: str, **more: Any) -> None:
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(run.facts | {"code": code_version(), "begun": begun, "status": how} | more, indent=1))
+        part.replace(file)                                         # a kill leaves a whole file
+    (run.folder / "metrics.parquet").unlink(missing_ok=True)       # numbers of an earlier try are not of this one
     note("running")
     try: run_notebook(run.notebook, run.folder, run.fixed | run.arm | {"seed": run.seed, "out": str(run.folder.resolve())})
     except RunError as err:

@@ -350,7 +350,7 @@ class Trainer:
         if not Path(path).exists(): return False
         state = torch.load(path, map_location=self.device, weights_only=True)
         mine = _plain(asdict(self.config))
-        if other := [f"{k}: {v} then, {mine.get(k)} now" for k, v in state["config"].items() if k not in ("device", "dtype") and mine.get(k) != v]:
+        if other := [f"{k}: {v} then, {mine.get(k)} now" for k, v in state["config"].items() if k not in ("device", "dtype", "non_finite", "bad_batches") and mine.get(k) != v]:
             raise InputError("the checkpoint is of another run (" + "; ".join(other) + "); use its settings, or another file")
         self.model.load_state_dict(state["model"]); self.target.load_state_dict(state["target"])
         self.optimiser.load_state_dict(state["optimiser"]); self.loader.load_state_dict(state["loader"])
