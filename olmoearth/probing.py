@@ -70,6 +70,7 @@ def probe_tiles(
     patch_size: int = 4,                     # pixels along one cell
     window: int = 32,                        # pixels along one window, a multiple of patch_size
     min_share: float = 0.6,                  # share of a cell that one class must fill
+    min_cells: int = 20,                     # cells that a class must have in each half: the score of a rarer one is chance
     dtype: str = "float32",                  # of the matrix products
 ) -> dict[str, float]:                       # "knn", "knn/accuracy", ...: shares, 0 to 1
     "Macro-F1 and accuracy of cells. Raises InputError for fewer than two tiles, a label that is missing or that the model reads, or fewer than two classes."
@@ -84,10 +85,12 @@ def probe_tiles(
     centred = [x - means[tuple(v % side for v in np.indices(x.shape[:2]))] for x in features]
     cells = [labelled_cells(s, x, label, min_share) for s, x in zip(samples, centred, strict=True)]
     (x, y), (a, b) = ([np.concatenate(v) for v in zip(*cells[i::2], strict=True)] for i in (0, 1))
-    both = np.intersect1d(y, b)
-    if len(both) < 2: raise InputError(f"the teaching tiles hold classes {np.unique(y).tolist()}, the test tiles {np.unique(b).tolist()}; a probe needs two in common: give more tiles")
+    common = [int(c) for c in np.union1d(y, b) if min((y == c).sum(), (b == c).sum()) >= min_cells]
+    if len(common) < 2:
+        raise InputError(f"the teaching tiles hold classes {np.unique(y).tolist()}, the test tiles {np.unique(b).tolist()}; a probe needs two with {min_cells} cells in each half: give more tiles, or a smaller min_cells")
+    (x, y), (a, b) = ((v[np.isin(c, common)], c[np.isin(c, common)]) for v, c in ((x, y), (a, b)))
     out: dict[str, float] = {}
     for kind in kinds:
         said = make_probe(kind, len(y)).fit(x, y).predict(a)   # type: ignore[attr-defined]
-        out |= {kind: float(f1_score(b, said, average="macro", labels=both, zero_division=0)), f"{kind}/accuracy": float((said == b).mean())}
+        out |= {kind: float(f1_score(b, said, average="macro", labels=common, zero_division=0)), f"{kind}/accuracy": float((said == b).mean())}
     return out
