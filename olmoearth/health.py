@@ -135,17 +135,20 @@ def stagnation(
 
 # %% ../nbs/12_health.ipynb #4ce1e709
 def overfitting(
-    rows: Sequence[Row],   # of a history, with "held/share" and "probe"
-    gain: float = 0.02,    # fall of the held-out share that counts as learning the pretext task
-    least: int = 4,        # measurements before a verdict
+    rows: Sequence[Row],   # of a history, with "held/share" and "probe" or "probe/gain" (over the probe before the first step)
+    gain: float = 0.02,    # fall of the held-out share, below its start and below chance, that counts as learning the pretext task
+    profit: float = 0.01,  # gain of the probe that counts as one
+    least: int = 4,        # held-out measurements before a verdict
+    probes: int = 3,       # gains before a verdict
 ) -> Finding | None:
     "The pretext task is learned, and the probe does not gain."
     held, probe = seen(rows, "held/share"), seen(rows, "probe")
-    if min(len(held), len(probe)) < least: return None
-    if held[0] - held[-1] < gain or max(probe[-2:]) > probe[0]: return None
-    reason = f"held-out loss went from {100 * held[0]:.1f} to {100 * held[-1]:.1f} % of chance, the probe from {probe[0]:.3f} to {probe[-1]:.3f}"
+    gains = seen(rows, "probe/gain") or [p - probe[0] for p in probe[1:]]
+    if len(held) < least or len(gains) < probes: return None
+    if min(held[0], 1.) - held[-1] < gain or max(gains[-2:]) >= profit: return None
+    reason = f"held-out loss went from {100 * held[0]:.1f} to {100 * held[-1]:.1f} % of chance, the probe from {probe[-1] - gains[-1]:.3f} to {probe[-1]:.3f}"
     return Finding("overfitting", int(rows[-1]["step"]), reason,
-                   "The pretext task is solved by something that the labels do not need: change what is hidden (whole sensors, dates or places), or stop earlier")
+                   "The pretext task is solved by something that the labels do not need: see that the encoder is what learns, change what is hidden (whole sensors, dates or places), or stop earlier")
 
 # %% ../nbs/12_health.ipynb #26e07f58
 def examine(

@@ -15,7 +15,7 @@ from .scenes import embed_scene
 from .trainer import Callback, Trainer
 
 # %% auto #0
-__all__ = ['KINDS', 'find_label', 'labelled_cells', 'place_means', 'probe_tiles']
+__all__ = ['KINDS', 'find_label', 'labelled_cells', 'place_means', 'probe_tiles', 'ProbeWatch']
 
 # %% ../nbs/16b_probing.ipynb #0042395c
 def find_label(
@@ -94,3 +94,42 @@ def probe_tiles(
         said = make_probe(kind, len(y)).fit(x, y).predict(a)   # type: ignore[attr-defined]
         out |= {kind: float(f1_score(b, said, average="macro", labels=common, zero_division=0)), f"{kind}/accuracy": float((said == b).mean())}
     return out
+
+# %% ../nbs/16b_probing.ipynb #abd12304
+class ProbeWatch(Callback):
+    "A probe of held-out tiles, into the history. It may stand anywhere among the callbacks; before HealthWatch, a finding comes one reading earlier."
+    def __init__(
+        self,
+        tiles: Dataset | Sequence[Sample],    # held out, with the label; every second one teaches
+        every: int = 100,                     # steps between two probes
+        kinds: Sequence[str] = KINDS,         # see make_probe
+        label: str = "worldcover",            # one of their arrays with classes, or of their labels
+        patch_size: int = 4,                  # pixels along one cell
+        window: int = 32,                     # pixels along one window, a multiple of patch_size
+        min_share: float = 0.6,               # share of a cell that one class must fill
+        min_cells: int = 20,                  # cells that a class must have in each half
+    ):
+        if every < 1: raise InputError(f"ProbeWatch: every={every}; give a step or more")
+        if not kinds or set(kinds) - set(KINDS): raise InputError(f"ProbeWatch: kinds={tuple(kinds)}; use one or both of {', '.join(KINDS)}")
+        self.tiles, self.every, self.kinds = tiles, every, tuple(kinds)
+        self.label, self.patch_size, self.window, self.min_share, self.min_cells = label, patch_size, window, min_share, min_cells
+        self.baseline: dict[str, float] = {}   # the same scores before the first step
+
+    def measure(
+        self, model: OlmoEarth,   # its mode and its device stay as they are
+    ) -> dict[str, float]:
+        "`probe_tiles` with these settings."
+        return probe_tiles(model, self.tiles, self.kinds, self.label, self.patch_size, self.window, self.min_share, self.min_cells)
+
+    def on_start(self, trainer: Trainer) -> None:
+        "Probe what is there before the first step; a resumed run has that in its history."
+        first = next((r for r in trainer.history.rows if all(f"probe/{k}/gain" in r for k in self.kinds)), None)
+        self.baseline = self.measure(trainer.model) if first is None else {k: first[f"probe/{k}"] - first[f"probe/{k}/gain"] for k in self.kinds}
+
+    def on_step(self, trainer: Trainer) -> None:
+        "Probe when it is time, and at the end."
+        if trainer.step % self.every and not trainer.done: return
+        score = self.measure(trainer.model)
+        gains = {f"{k}/gain": score[k] - self.baseline[k] for k in self.kinds}
+        mean = {"probe": sum(score[k] for k in self.kinds) / len(self.kinds), "probe/gain": sum(gains.values()) / len(self.kinds)}
+        trainer.history.rows[-1].update({f"probe/{k}": v for k, v in (score | gains).items()} | mean)

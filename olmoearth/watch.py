@@ -67,11 +67,18 @@ class HealthWatch(Callback):
         "Read, and warn of what is new."
         if trainer.last is None or (trainer.step - 1) % self.every: return
         trainer.history.rows[-1].update(read(trainer.last, trainer.config.scope, trainer.config.tau))
-        for f in examine(trainer.history.rows, self.after):
-            if f.name in {g.name for g in self.findings}: continue
-            self.findings.append(f)
-            warnings.warn(str(f), stacklevel=2)
-            if self.stop: trainer.stop(f"a finding: {f.name}")
+        if self._look(trainer) and self.stop: trainer.stop(f"a finding: {self.findings[-1].name}")
+
+    def on_end(self, trainer: Trainer) -> None:
+        "Look once more: what callbacks behind this one wrote into the last rows has not been looked at."
+        self._look(trainer)
+
+    def _look(self, trainer: Trainer) -> list[Finding]:
+        "Examine all rows; keep and say what is new."
+        new = [f for f in examine(trainer.history.rows, self.after) if f.name not in {g.name for g in self.findings}]
+        self.findings += new
+        for f in new: warnings.warn(str(f), stacklevel=3)
+        return new
 
 # %% ../nbs/13b_watch.ipynb #a670315b
 class HeldOut(Callback):
