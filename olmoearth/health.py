@@ -148,7 +148,8 @@ def overfitting(
     if min(held[0], 1.) - held[-1] < gain or max(gains[-2:]) >= profit: return None
     reason = f"held-out loss went from {100 * held[0]:.1f} to {100 * held[-1]:.1f} % of chance, the probe from {probe[-1] - gains[-1]:.3f} to {probe[-1]:.3f}"
     return Finding("overfitting", int(rows[-1]["step"]), reason,
-                   "The pretext task is solved by something that the labels do not need: see that the encoder is what learns, change what is hidden (whole sensors, dates or places), or stop earlier")
+                   "The pretext task is solved by something that the labels do not need: see that the encoder is what learns, "
+                   "change what is hidden (whole sensors, dates or places), or stop earlier")
 
 # %% ../nbs/12_health.ipynb #26e07f58
 def examine(

@@ -82,7 +82,8 @@ def read_log(
         rows = []
         for i, line in enumerate(f):
             try: rows.append({k: float(v) if k != "step" else int(v) for k, v in json.loads(line).items()})
-            except (ValueError, AttributeError, TypeError): raise InputError(f"{path.name}, line {i + 1} is no row of a log: {line[:60]!r}; remove it (a full disk leaves half a line)") from None
+            except (ValueError, AttributeError, TypeError):
+                raise InputError(f"{path.name}, line {i + 1} is no row of a log: {line[:60]!r}; remove it (a full disk leaves half a line)") from None
     return History(rows)
 
 def _number(text: str) -> float:

@@ -39,7 +39,7 @@ def labelled_cells(
 ) -> tuple[np.ndarray, np.ndarray]:   # (n, D) vectors, (n,) classes
     "The cells that have a class and a vector. Raises InputError where the cells do not divide the sample."
     (height, width), (h, w) = sample.shape, features.shape[:2]
-    if height % h or width % w or height // h != width // w: raise InputError(f"{h} x {w} cells do not divide a sample of {height} x {width} px; crop it to a multiple of the patch")
+    if height % h or width % w or height // h != width // w: raise InputError(f"{h} x {w} cells do not divide a sample of {height} x {width} px; crop it to whole patches")
     classes = cell_labels(find_label(sample, label), height // h, min_share)              # (h, w)
     there = (classes >= 0) & np.isfinite(features).all(-1)
     return features[there], classes[there]
@@ -55,7 +55,7 @@ def place_means(
     "Mean vector of each place in the window; 0 where no tile has one."
     total, count = np.zeros((side, side, features[0].shape[-1])), np.zeros((side, side, 1))
     for x in features:
-        row, col = (v % side for v in np.indices(x.shape[:2]))
+        row, col = np.indices(x.shape[:2]) % side
         seen = np.isfinite(x).all(-1)
         np.add.at(total, (row[seen], col[seen]), x[seen])
         np.add.at(count, (row[seen], col[seen]), 1)
@@ -82,17 +82,18 @@ def probe_tiles(
     features = [embed_scene(s, model, patch_size, window, device=device, dtype=dtype, check="off").values.astype(np.float64) for s in samples]
     side = window // patch_size
     means = place_means(features[0::2], side)
-    centred = [x - means[tuple(v % side for v in np.indices(x.shape[:2]))] for x in features]
+    centred = [x - means[tuple(np.indices(x.shape[:2]) % side)] for x in features]
     cells = [labelled_cells(s, x, label, min_share) for s, x in zip(samples, centred, strict=True)]
     (x, y), (a, b) = ([np.concatenate(v) for v in zip(*cells[i::2], strict=True)] for i in (0, 1))
     common = [int(c) for c in np.union1d(y, b) if min((y == c).sum(), (b == c).sum()) >= min_cells]
     if len(common) < 2:
-        raise InputError(f"the teaching tiles hold classes {np.unique(y).tolist()}, the test tiles {np.unique(b).tolist()}; a probe needs two with {min_cells} cells in each half: give more tiles, or a smaller min_cells")
+        raise InputError(f"the teaching tiles hold classes {np.unique(y).tolist()}, the test tiles {np.unique(b).tolist()}; a probe needs two with {min_cells} cells "
+                         "in each half: give more tiles, or a smaller min_cells")
     (x, y), (a, b) = ((v[np.isin(c, common)], c[np.isin(c, common)]) for v, c in ((x, y), (a, b)))
     out: dict[str, float] = {}
     for kind in kinds:
         said = make_probe(kind, len(y)).fit(x, y).predict(a)   # type: ignore[attr-defined]
-        out |= {kind: float(f1_score(b, said, average="macro", labels=common, zero_division=0)), f"{kind}/accuracy": float((said == b).mean())}
+        out |= {kind: float(f1_score(b, said, average="macro", labels=common, zero_division=0.0)), f"{kind}/accuracy": float((said == b).mean())}
     return out
 
 # %% ../nbs/16b_probing.ipynb #abd12304

@@ -72,7 +72,8 @@ def embed_scene(
     tall, wide = min(window, height), min(window, width)
     places = [(r, c) for r in window_starts(height, tall) for c in window_starts(width, wide)]
     home = pick_device(device)
-    model, was_training = model.to(home).eval(), model.training
+    was_training = model.training                                             # before eval() changes it
+    model = model.to(home).eval()
     out = np.full((height // patch_size, width // patch_size, model.config.dim), np.nan, np.float32)   # (h, w, D)
     seen = np.zeros(out.shape[:2], bool)
     for start in range(0, len(places), batch_size):
