@@ -55,10 +55,10 @@ def place_means(
     "Mean vector of each place in the window; 0 where no tile has one."
     total, count = np.zeros((side, side, features[0].shape[-1])), np.zeros((side, side, 1))
     for x in features:
-        row, col = np.indices(x.shape[:2]) % side
+        place = np.indices(x.shape[:2]) % side                                               # (2, h, w)
         seen = np.isfinite(x).all(-1)
-        np.add.at(total, (row[seen], col[seen]), x[seen])
-        np.add.at(count, (row[seen], col[seen]), 1)
+        np.add.at(total, tuple(place[:, seen]), x[seen])
+        np.add.at(count, tuple(place[:, seen]), 1)
     return total / np.maximum(count, 1)
 
 # %% ../nbs/16b_probing.ipynb #05fb121d
@@ -93,7 +93,8 @@ def probe_tiles(
     out: dict[str, float] = {}
     for kind in kinds:
         said = make_probe(kind, len(y)).fit(x, y).predict(a)   # type: ignore[attr-defined]
-        out |= {kind: float(f1_score(b, said, average="macro", labels=common, zero_division=0.0)), f"{kind}/accuracy": float((said == b).mean())}
+        f1 = f1_score(b, said, average="macro", labels=common, zero_division=0)   # type: ignore[arg-type]
+        out |= {kind: float(f1), f"{kind}/accuracy": float((said == b).mean())}
     return out
 
 # %% ../nbs/16b_probing.ipynb #abd12304
