@@ -6,17 +6,21 @@
 from __future__ import annotations
 import copy
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from .encodings import coordinates
+from .modalities import modality
 from .model import OlmoEarth
 from .samples import Batch, InputError
-from .tokens import Layout, PatchEmbedding, token_missing
+from .tokens import (BAND_MEAN, IMAGE_PATCH, Layout, PatchEmbedding, Slice, channels, patch_side, require_modalities,
+                              resize, token_missing)
 from .transformer import gather, pack, rows_of, scatter
 
 # %% auto #0
-__all__ = ['freeze', 'FrozenProjection', 'MomentumEncoder', 'principal_projection']
+__all__ = ['freeze', 'FrozenProjection', 'MomentumEncoder', 'patch_values', 'cut', 'fit_layout', 'patch_rows', 'embedding_of',
+           'principal_projection', 'set_components']
 
 # %% ../nbs/10_targets.ipynb #568c15e6
 def freeze(
@@ -118,36 +122,94 @@ class MomentumEncoder(nn.Module):
         for name, p in model.encoder.named_parameters(): mine[name].lerp_(p.detach().to(mine[name]), 1 - keep)
 
 # %% ../nbs/10_targets.ipynb #eef7e1ac
-def principal_projection(
-    embedding: PatchEmbedding,      # gives the shapes; not changed
-    batches: Iterable[Batch],       # patches to learn from, a few thousand per bandset
-    whiten: bool = False,           # True: directions of equal weight
-) -> FrozenProjection:
-    "Frozen targets: principal components of the patches of each bandset. Raises InputError for a model with a layer on pixels, or a bandset that no batch has."
-    frozen = copy.deepcopy(embedding)
-    found: dict[tuple[str, int], list[Tensor]] = {}
-
-    def keep(_: nn.Module, inputs: tuple[Tensor], key: tuple[str, int]) -> None: found.setdefault(key, []).append(inputs[0].flatten(0, -2))
-    for name, parts in frozen.bandset.items():
-        for i, part in enumerate(parts):   # type: ignore
-            if part.pixel is not None: raise InputError("principal components are of pixels; this model mixes their bands first: use version='v1'")
-            part.proj.register_forward_pre_hook(lambda m, x, key=(name, i): keep(m, x, key))
-    with torch.no_grad():
-        for batch in batches: frozen.eval()(batch, Layout.from_batch(batch, frozen.preset))
-        for name, parts in frozen.bandset.items():
-            for i, part in enumerate(parts):   # type: ignore
-                if (name, i) not in found: raise InputError(f"no batch has bandset {i} of {name}; give batches with all modalities of the model")
-                _set_components(part.proj, torch.cat(found[name, i]), whiten)
-                part.proj._forward_pre_hooks.clear()
-    return FrozenProjection.of(frozen)
+def patch_values(
+    batch: Batch,       # normalised pixels
+    layout: Layout,     # tokens that are wanted: all of the batch, or `select`ed modalities
+) -> list[Tensor]:      # one (B, n, p) for each slice; p = 8 * 8 * bands in (row, column, band) order, only bands where there are no pixels
+    "The numbers that a patch embedding reads. Raises InputError for a layout that is not of the batch."
+    fit_layout(batch, layout)
+    pick = [channels(s.modality, s.bandset, layout.preset) for s in layout.slices]
+    return [cut(batch.values[s.modality][..., c].masked_fill(batch.missing[s.modality][..., c], BAND_MEAN), s) for s, c in zip(layout.slices, pick, strict=True)]
 
 # %% ../nbs/10_targets.ipynb #472f25c1
-def _set_components(proj: nn.Linear, x: Tensor, whiten: bool) -> None:
-    "Make a linear map project (n, p) rows on their first directions; what is left over of D stays zero."
+def cut(
+    x: Tensor,      # (B, H, W, T, c) of one bandset
+    s: Slice,       # its tokens
+    size: Callable[[Tensor, int, int], Tensor] = resize,   # how to change the number of pixels
+) -> Tensor:        # (B, n, p)
+    "Resize to the base grid and cut into patches."
+    side = patch_side(modality(s.modality), IMAGE_PATCH)
+    return rearrange(size(x, s.h * side, s.w * side), "b (h p) (w q) t c -> b (h w t) (p q c)", h=s.h, w=s.w)
+
+# %% ../nbs/10_targets.ipynb #0651d522
+def fit_layout(
+    batch: Batch,     # that is to be cut
+    layout: Layout,   # into these tokens
+) -> None:
+    "Raises InputError where a layout is not of a batch."
+    if absent := [k for k in layout.names if k not in batch.values]: raise InputError(f"the layout has {', '.join(absent)}, the batch only {', '.join(batch.values)}")
+    mine, _ = Layout.from_batch(batch, layout.preset).select(layout.names)
+    shape = lambda l: {s.modality: (s.h, s.w, s.t) for s in l.slices}
+    if other := [f"{k} {v}" for k, v in shape(layout).items() if shape(mine)[k] != v]:
+        raise InputError(f"the layout has {', '.join(other)} tokens, the batch {', '.join(str(shape(mine)[o.split()[0]]) for o in other)}; use Layout.from_batch(batch, {layout.preset!r})")
+
+# %% ../nbs/10_targets.ipynb #f3cf367d
+def patch_rows(
+    embedding: PatchEmbedding | OlmoEarth,   # gives bandsets and tokenisation
+    batches: Batch | Iterable[Batch],        # patches to learn from
+) -> dict[tuple[str, int], Tensor]:          # (modality, bandset) -> (n, p)
+    "All patches with data of each bandset. Raises InputError for what is no batch, or a bandset of the embedding that no batch has."
+    embedding, found = embedding_of(embedding), {}
+    batches = [batches] if isinstance(batches, Batch) else batches
+    if not isinstance(batches, Iterable): raise InputError(f"patches to learn from come as a list of batches, not {type(batches).__name__}; give [loader.batch(i) for i in range(8)]")
+    for batch in batches:
+        if not isinstance(batch, Batch): raise InputError(f"a batch is wanted, not {type(batch).__name__}; give [loader.batch(i) for i in range(8)]")
+        layout = Layout.from_batch(batch, embedding.preset)
+        require_modalities(layout, tuple(embedding.bandset), embedding.preset)
+        seen = ~token_missing(batch, layout)                                                          # (B, N)
+        for s, x in zip(layout.slices, patch_values(batch, layout), strict=True): found.setdefault((s.modality, s.bandset), []).append(x[seen[:, s.start:s.stop]])
+    rows = {key: torch.cat(v) for key, v in found.items()}
+    for name, parts in embedding.bandset.items():
+        for i in range(len(parts)):   # type: ignore
+            if not len(rows.get((name, i), ())): raise InputError(f"no batch has bandset {i} of {name}; give batches with all modalities of the model")
+    return rows
+
+# %% ../nbs/10_targets.ipynb #aeddc172
+def embedding_of(
+    model: PatchEmbedding | OlmoEarth,   # either
+) -> PatchEmbedding:
+    "The patch embedding of a model, or itself. Raises InputError for anything else."
+    if isinstance(model, OlmoEarth): return model.patch_embedding
+    if not isinstance(model, PatchEmbedding): raise InputError(f"a model or its patch embedding is wanted, not {type(model).__name__}; give model.patch_embedding")
+    return model
+
+# %% ../nbs/10_targets.ipynb #41c9a669
+def principal_projection(
+    embedding: PatchEmbedding | OlmoEarth,   # gives bandsets, tokenisation and D; not changed
+    batches: Batch | Iterable[Batch],        # patches to learn from, a few thousand per bandset
+    whiten: bool = False,                    # True: directions of equal weight
+) -> FrozenProjection:
+    "Frozen targets: principal components of the patches of each bandset. Raises InputError as `patch_rows`."
+    embedding = embedding_of(embedding)
+    rows = patch_rows(embedding, batches)
+    with torch.random.fork_rng(devices=[]):    # the first draws are overwritten
+        plain = PatchEmbedding(tuple(embedding.bandset), embedding.dim, embedding.preset)
+    for (name, i), x in rows.items(): set_components(plain.to(x.device).bandset[name][i].proj, x, whiten)   # type: ignore
+    return FrozenProjection.of(plain)
+
+# %% ../nbs/10_targets.ipynb #fb715a01
+@torch.no_grad()
+def set_components(
+    proj: nn.Linear,       # changed: projects on the first directions; what is left over of its outputs is zero
+    x: Tensor,             # (n, p) rows to learn from
+    whiten: bool = False,  # True: directions of equal weight
+) -> None:
+    "Principal components of rows, as a linear map."
     mean = x.mean(0)
-    values, vectors = (v.to(x) for v in torch.linalg.eigh(torch.cov(x.double().T).reshape(x.shape[1], x.shape[1])))   # float64: some maps repeat their columns
+    values, vectors = (v.to(x) for v in torch.linalg.eigh(torch.cov(x.double().T, correction=0).reshape(x.shape[1], x.shape[1])))   # float64: some maps repeat their columns
     order = values.argsort(descending=True)[:proj.out_features]
-    scale = values[order].clamp(min=1e-8 * float(values.max().clamp(min=1e-12))).rsqrt() if whiten else torch.ones(len(order), device=x.device)
+    floor = 1e-8 * float(values.max().clamp(min=1e-12))
+    scale = values[order].clamp(min=floor).rsqrt() if whiten else torch.ones(len(order), device=x.device)
     proj.weight.zero_(); proj.bias.zero_()
     proj.weight[:len(order)] = vectors[:, order].T * scale[:, None]
     proj.bias[:len(order)] = -(proj.weight[:len(order)] @ mean)
