@@ -151,7 +151,8 @@ def fit_layout(
     mine, _ = Layout.from_batch(batch, layout.preset).select(layout.names)
     shape = lambda l: {s.modality: (s.h, s.w, s.t) for s in l.slices}
     if other := [f"{k} {v}" for k, v in shape(layout).items() if shape(mine)[k] != v]:
-        raise InputError(f"the layout has {', '.join(other)} tokens, the batch {', '.join(str(shape(mine)[o.split()[0]]) for o in other)}; use Layout.from_batch(batch, {layout.preset!r})")
+        raise InputError(f"the layout has {', '.join(other)} tokens, the batch {', '.join(str(shape(mine)[o.split()[0]]) for o in other)}; "
+                         f"use Layout.from_batch(batch, {layout.preset!r})")
 
 # %% ../nbs/10_targets.ipynb #f3cf367d
 def patch_rows(
@@ -161,7 +162,8 @@ def patch_rows(
     "All patches with data of each bandset. Raises InputError for what is no batch, or a bandset of the embedding that no batch has."
     embedding, found = embedding_of(embedding), {}
     batches = [batches] if isinstance(batches, Batch) else batches
-    if not isinstance(batches, Iterable): raise InputError(f"patches to learn from come as a list of batches, not {type(batches).__name__}; give [loader.batch(i) for i in range(8)]")
+    if not isinstance(batches, Iterable):
+        raise InputError(f"patches to learn from come as a list of batches, not {type(batches).__name__}; give [loader.batch(i) for i in range(8)]")
     for batch in batches:
         if not isinstance(batch, Batch): raise InputError(f"a batch is wanted, not {type(batch).__name__}; give [loader.batch(i) for i in range(8)]")
         layout = Layout.from_batch(batch, embedding.preset)

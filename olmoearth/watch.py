@@ -31,6 +31,7 @@ def read(
     out = gauges(last.features[some], slices[last.packing.index[some] % n])
     if len(last.roles) > 1: out["alignment"] = alignment(*last.pooled.unflatten(0, (len(last.roles), -1))[:2])
     out["twins"] = twins(last, scope)
+    if last.target.shape[2] != last.answers.shape[1] or last.target.isnan().any(): return {f"health/{k}": v for k, v in out.items()}   # pixels: nothing to recognise
     with torch.no_grad():
         wide = patch_discrimination(last.answers, last.target, last.roles.flatten(0, 1), last.layout, tau, "batch").share().values()
     out["wide"] = sum(wide) / len(wide) if wide else math.nan
