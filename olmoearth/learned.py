@@ -61,12 +61,13 @@ class Codes(nn.Module):
         self, first: nn.Module,   # (..., p) to (..., d), where distances are measured
         centroids: Tensor,        # (k, d)
         vectors: Tensor,          # (k, D) what each stands for
-        width: float = 0.0,       # of the neighbourhood, in the units of d; 0: the nearest alone
+        width: float | None = None,   # of the neighbourhood, in the units of d; None: the nearest alone
     ) -> None:
         super().__init__()
         self.first = first
-        self.register_buffer("centroids", centroids); self.register_buffer("vectors", vectors); self.register_buffer("width", torch.tensor(width))
-        self.hard = width == 0
+        self.register_buffer("centroids", centroids); self.register_buffer("vectors", vectors)
+        self.hard = width is None                                 # not read from a buffer, so that a loaded state cannot disagree
+        self.register_buffer("width", torch.tensor(max(width or 0.0, 1e-6)))
 
     def assign(
         self, x: Tensor,   # (..., p)
@@ -120,8 +121,8 @@ def kmeans_projection(
         set_components(first, x, whiten=True)
         z = first(x).detach()
         centroids = centroids_of(z, k, int(rng(seed, "kmeans", *key).integers(2 ** 31)))
-        near = float(torch.cdist(z[:4096], centroids).amin(1).mean()) if soft else 0.0
-        return Codes(first, centroids, F.pad(centroids, (0, dim - centroids.shape[1])), soft * near)
+        width = soft * float(torch.cdist(z[:4096], centroids).amin(1).mean()) if soft else None
+        return Codes(first, centroids, F.pad(centroids, (0, dim - centroids.shape[1])), width)
     return learn(embedding, batches, fit)
 
 # %% ../nbs/10b_learned.ipynb #486700e0
