@@ -163,7 +163,8 @@ class PixelLoss(nn.Module):
                 at = columns(layout, name)
                 if not counted[:, at].any(): continue
                 terms[name] = _mean(error[:, at], counted[:, at], len(roles))
-                base[name] = _mean(chance[:, at], counted[:, at], len(roles))
+                level = _mean(chance[:, at], counted[:, at], len(roles)).detach()
+                base[name] = torch.where(level > self._error(level.new_tensor(0.01), level.new_zeros(())), level, 0.)   # all the same: a share would say nothing
                 total = total + self.weights.get(name, 1.) * terms[name]
         return Loss(total, {prefix + k: v.detach() for k, v in terms.items()}, {prefix + k: v for k, v in base.items()})
 

@@ -295,3 +295,10 @@ def test_any_settings_with_the_three_numbers_will_do(model, batch):
     t, loss = PixelTarget()(batch, layout), PixelLoss(model.config)
     mine = SimpleNamespace(contrast=RUN.contrast, contrast_group=RUN.contrast_group, tau=RUN.tau)
     assert torch.equal(loss(out, t, roles, layout, mine).total, loss(out, t, roles, layout, RUN).total)
+
+
+def test_a_map_of_one_class_reports_no_share(model, batch):
+    plain = replace(batch, values={**batch.values, "worldcover": torch.full_like(batch.values["worldcover"], .3)})
+    out, roles, layout = step(model, plain)
+    got = PixelLoss(model.config)(out, PixelTarget()(plain, layout), roles, layout, RUN)
+    assert "worldcover" in got.terms and "worldcover" not in got.share() and "sentinel1" in got.share()
