@@ -5,7 +5,8 @@
 # %% ../nbs/11_losses.ipynb #22836ec6
 from __future__ import annotations
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 import torch
@@ -16,8 +17,8 @@ from .samples import InputError
 from .tokens import Layout, Role
 
 # %% auto #0
-__all__ = ['SCOPES', 'Loss', 'groups', 'columns', 'slots', 'Choice', 'choose', 'score_tokens', 'patch_discrimination',
-           'instance_contrastive']
+__all__ = ['SCOPES', 'Loss', 'together', 'everywhere', 'groups', 'columns', 'slots', 'Choice', 'choose', 'score_tokens',
+           'patch_discrimination', 'instance_contrastive']
 
 # %% ../nbs/11_losses.ipynb #677c5c02
 @dataclass
@@ -38,6 +39,30 @@ class Loss:
     def share(self) -> dict[str, float]:
         "Each part as a share of chance: 1 is no idea, 0 is always right."
         return {k: float(v / self.chance[k]) for k, v in self.terms.items() if float(self.chance.get(k, 0.)) > 0}
+
+# %% ../nbs/11_losses.ipynb #518f1ac4
+class _Joint:
+    processes: int = 1
+    add: Callable[[Tensor], Tensor] = staticmethod(lambda x: x)
+
+# %% ../nbs/11_losses.ipynb #af87ac2d
+@contextmanager
+def together(
+    processes: int,                    # that hold parts of one batch, in equal numbers of samples
+    add: Callable[[Tensor], Tensor],   # sums a tensor over them
+) -> Iterator[None]:
+    "Within, losses are parts of the loss of a joint batch."
+    before = _Joint.processes, _Joint.add
+    _Joint.processes, _Joint.add = processes, staticmethod(add)
+    try: yield
+    finally: _Joint.processes, _Joint.add = before[0], staticmethod(before[1])
+
+# %% ../nbs/11_losses.ipynb #6e6ac6f4
+def everywhere(
+    count: Tensor,   # of this process: samples, tokens, pixels
+) -> Tensor:         # the same shape: the mean over processes; in one process, `count`
+    "What a sum is divided by, so that the mean over processes is the mean over the joint batch. Every process must ask, in the same order."
+    return count if _Joint.processes == 1 else _Joint.add(count) / _Joint.processes
 
 # %% ../nbs/11_losses.ipynb #04c3f9ed
 SCOPES = ("batch", "sample", "modality", "bandset")
@@ -79,6 +104,9 @@ class Choice(NamedTuple):
     counted: Tensor  # (G, K) bool: scored
 
 # %% ../nbs/11_losses.ipynb #700ae417
+_PAIRS = 2 ** 23  # similarities held at once; more are computed in parts and again in the backward pass
+
+# %% ../nbs/11_losses.ipynb #828e2484
 def choose(
     p: Tensor,                  # (G, K, D) predictions, unit length
     t: Tensor,                  # (G, K, D) targets, unit length
@@ -87,21 +115,31 @@ def choose(
     tau: float,                 # temperature
     same: float = 0.999,        # cosine above which two targets are the same
 ) -> Choice:
-    "Cross-entropy of each prediction among the targets of its row."
-    choices, counted, out = valid.sum(1, keepdim=True).expand(valid.shape), valid, ~valid[:, None, :]   # (G, K), (G, K), (G, 1, K) no candidates
+    "Cross-entropy of each prediction among the targets of its row, a limited number of pairs at a time."
+    (lines, k), counted = valid.shape, valid                                                            # G, K
+    if lines * k * k <= _PAIRS: loss, choices = _compare(p, t, valid, drop, tau, same, 0, k)
+    else:
+        g, q = max(1, _PAIRS // max(1, k * k)), min(k, max(1, _PAIRS // k))                               # lines and, of a long line, queries of one part
+        cut = lambda x, i: None if x is None else x[i:i + g]
+        parts = [[checkpoint(_compare, *(cut(x, i) for x in (p, t, valid, drop)), tau, same, j, min(j + q, k), use_reentrant=False) for j in range(0, k, q)]
+                 for i in range(0, lines, g)]
+        loss, choices = (torch.cat([torch.cat([part[n] for part in row], 1) for row in parts]) for n in (0, 1))   # type: ignore
     if drop is not None:
-        own = torch.eye(valid.shape[1], dtype=torch.bool, device=p.device)
-        out = out | (t @ t.transpose(1, 2) > same) & ~own & drop[:, :, None] & drop[:, None, :]    # (G, K, K)
-        choices = (~out).sum(2)
-        alone = (choices == 1) & valid & drop & (valid.sum(1) > 1)[:, None]           # (G, K) nothing to tell it from
+        alone = (choices == 1) & valid & drop & (valid.sum(1) > 1)[:, None]                               # (G, K) nothing to tell it from
         counted = valid & ~alone.any(1)[:, None]
-    bar = torch.zeros_like(out, dtype=p.dtype).masked_fill(out, -1e9).expand(-1, p.shape[1], -1)
-    score = torch.baddbmm(bar, p / tau, t.transpose(1, 2))                            # (G, K, K)
-    loss = -score.log_softmax(2).diagonal(dim1=1, dim2=2)                             # (G, K)
     return Choice(torch.where(counted, loss, 0.), choices, counted)
 
-# %% ../nbs/11_losses.ipynb #2964a4ca
-_PAIRS = 2 ** 26  # similarities held at once; more are computed in parts and again in the backward pass
+# %% ../nbs/11_losses.ipynb #7f7242e1
+def _compare(p: Tensor, t: Tensor, valid: Tensor, drop: Tensor | None, tau: float, same: float, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    "Cross-entropy of the predictions start..stop of each row among all targets of it, and the number of candidates: (G, Q) each."
+    p, choices, out = p[:, start:stop], valid.sum(1, keepdim=True).expand(-1, stop - start), ~valid[:, None, :]   # (G, Q, D), (G, Q), (G, 1, K) no candidates
+    if drop is not None:
+        own = torch.eye(valid.shape[1], dtype=torch.bool, device=p.device)[start:stop]                    # (Q, K)
+        out = out | (t[:, start:stop] @ t.transpose(1, 2) > same) & ~own & drop[:, start:stop, None] & drop[:, None, :]   # (G, Q, K)
+        choices = (~out).sum(2)
+    bar = torch.zeros_like(out, dtype=p.dtype).masked_fill(out, -1e9).expand(-1, p.shape[1], -1)
+    score = torch.baddbmm(bar, p / tau, t.transpose(1, 2))                                                # (G, Q, K)
+    return -score.log_softmax(2).diagonal(start, 1, 2), choices                                           # (G, Q)
 
 # %% ../nbs/11_losses.ipynb #f15874a5
 def score_tokens(
@@ -138,19 +176,10 @@ def _score_group(
     "`choose` for the tokens of one group."
     slot, k = slots(line, lines)
     table = lambda x: x.new_zeros(lines, k, *x.shape[1:]).index_put((line, slot), x)                            # (G, K, ...)
-    got = _in_parts(table(p), table(t), table(torch.ones_like(drop)), table(drop) if drop.any() else None, tau)
+    got = choose(table(p), table(t), table(torch.ones_like(drop)), table(drop) if drop.any() else None, tau)
     return Choice(*(v[line, slot] for v in got))
 
 # %% ../nbs/11_losses.ipynb #508a9b1b
-def _in_parts(p: Tensor, t: Tensor, valid: Tensor, drop: Tensor | None, tau: float) -> Choice:
-    "`choose`, over some rows at a time where all pairs would be too many to hold."
-    rows = max(1, _PAIRS // max(1, p.shape[1] ** 2))
-    if rows >= len(p): return choose(p, t, valid, drop, tau)
-    cut = [(p[i:i + rows], t[i:i + rows], valid[i:i + rows], None if drop is None else drop[i:i + rows]) for i in range(0, len(p), rows)]
-    parts = [Choice(*checkpoint(lambda *a: tuple(choose(*a, tau)), *c, use_reentrant=False)) for c in cut]   # type: ignore[misc]
-    return Choice(*(torch.cat(v) for v in zip(*parts, strict=True)))
-
-# %% ../nbs/11_losses.ipynb #980e4677
 def patch_discrimination(
     prediction: Tensor,                            # (M, D) of the M tokens with role DECODE, row after row; or a table (V * B, N, D), read there
     target: Tensor,                                # (B, N, D), shared by the V views
@@ -161,7 +190,9 @@ def patch_discrimination(
     drop_same: Collection[str] = (),               # modalities whose same-target negatives are dropped; v1.1: MAPS
     weights: Mapping[str, float] | None = None,    # modality -> weight in the total; absent: 1
 ) -> Loss:                                         # one part for each modality that had something to decode
-    "Recognise each hidden token's target among others. Source: arXiv 2511.13655, section 3. Raises InputError for shapes that disagree."
+    "Recognise each hidden token's target among others. Source: arXiv 2511.13655, section 3. Raises InputError for shapes that disagree, or a scope that reaches over processes."
+    if scope == "batch" and _Joint.processes > 1:
+        raise InputError(f"scope='batch': a token would compete with those of {_Joint.processes - 1} other processes; use scope='sample', 'modality' or 'bandset', or one process")
     decode = role == Role.DECODE
     fits = prediction.shape[:2] == role.shape if prediction.ndim == 3 else len(prediction) == decode.sum()
     if not fits or prediction.shape[-1] != target.shape[2] or target.shape[1] != role.shape[1] or len(role) % len(target) or len(layout) != role.shape[1]:
@@ -169,28 +200,29 @@ def patch_discrimination(
                          f"to decode and a layout of {len(layout)} tokens disagree")
     with torch.autocast(prediction.device.type, enabled=False):
         got = score_tokens(prediction[decode] if prediction.ndim == 3 else prediction, target, decode, layout, tau, scope, drop_same)
-        views = len(role) // len(target)
-        total, terms, chance = prediction.new_zeros((), dtype=torch.float32), {}, {}
-        for name in layout.names:
-            at = columns(layout, name)
-            counted = got.counted[:, at]
-            if not counted.any(): continue
-            terms[name] = 2 * tau * _mean(got.loss[:, at], counted, views)
-            chance[name] = 2 * tau * _mean(got.choices[:, at].clamp(min=1).log(), counted, views).detach()
+        views, at = len(role) // len(target), {name: columns(layout, name) for name in layout.names}
+        some = torch.stack([got.counted[:, c].any(1).view(views, -1).sum(1) for c in at.values()])           # (K, V) samples that count, of each modality
+        samples, total, terms, chance = everywhere(some), prediction.new_zeros((), dtype=torch.float32), {}, {}
+        for name, counts, found in zip(at, samples, samples.any(1).tolist(), strict=True):
+            if not found: continue
+            counted = got.counted[:, at[name]]
+            terms[name] = 2 * tau * _mean(got.loss[:, at[name]], counted, views, counts)
+            chance[name] = 2 * tau * _mean(got.choices[:, at[name]].clamp(min=1).log(), counted, views, counts).detach()
             total = total + (weights or {}).get(name, 1.) * terms[name]
         return Loss(total, {k: v.detach() for k, v in terms.items()}, chance)
 
-# %% ../nbs/11_losses.ipynb #0f8c9bfb
+# %% ../nbs/11_losses.ipynb #980e4677
 def _mean(
     x: Tensor,        # (V * B, n)
     counted: Tensor,  # (V * B, n) bool
     views: int,       # V
+    samples: Tensor,  # (V,) that have any, see `everywhere`
 ) -> Tensor:          # ()
     "Over tokens, over samples that have any, over views."
     n = counted.sum(1)                                                # (VB,)
     each = (x * counted).sum(1) / n.clamp(min=1)                      # (VB,)
     some = (n > 0).view(views, -1)                                    # (V, B)
-    return ((each.view(views, -1) * some).sum(1) / some.sum(1).clamp(min=1)).mean()
+    return ((each.view(views, -1) * some).sum(1) / samples.clamp(min=1e-6)).mean()   # no samples: 0 / 1e-6
 
 # %% ../nbs/11_losses.ipynb #a9f9631d
 def instance_contrastive(
@@ -200,8 +232,11 @@ def instance_contrastive(
     group: int = 32,           # samples that compete; v1: 32, later: 64
     symmetric: bool = False,   # True: also choose the other way round, which the released code does not
 ) -> Loss:                     # one part, "instance"
-    "InfoNCE between two views of each sample. Raises InputError for shapes that disagree."
+    "InfoNCE between two views of each sample. Raises InputError for shapes that disagree, or a group that reaches over processes."
     if a.shape != b.shape or a.ndim != 2: raise InputError(f"two views must have the same shape (B, D), not {tuple(a.shape)} and {tuple(b.shape)}")
+    if _Joint.processes > 1 and len(a) % group:
+        raise InputError(f"each of {_Joint.processes} processes has {len(a)} samples, which do not divide into groups of {group}: a group cannot reach over processes; "
+                         f"use contrast_group={math.gcd(len(a), group)}, or a batch_size that is a multiple of {_Joint.processes * group}")
     with torch.autocast(a.device.type, enabled=False):
         a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
         parts, chance = [], 0.

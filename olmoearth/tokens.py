@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from .draws import rand_rows
 from .modalities import Modality, bandsets, modality
 from .samples import Batch, InputError
 
@@ -324,7 +325,7 @@ def drop_bands(
     b, c = len(x), x.shape[-1]
     if c < 2: return x
     rate = torch.rand(1, generator=generator, device=generator.device) * most
-    noise = torch.rand(b, c, generator=generator, device=generator.device)
+    noise = rand_rows(generator, b, c)
     keep = (noise >= rate) | (noise == noise.max(1, keepdim=True).values)                        # (B, C)
     return x * keep.to(x)[:, None, None, None]
 

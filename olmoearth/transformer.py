@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from .draws import rand_rows
 from .samples import InputError
 from .settings import torch_generator
 
@@ -250,7 +251,7 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0: return x + f(x, rows, *also)
         if self.generator is None:
             raise InputError("drop path needs its own random numbers: call set_generator(model, torch_generator(seed)) before training")
-        kept = torch.rand(len(rows.counts), generator=self.generator, device=self.generator.device) >= self.rate   # (B,)
+        kept = rand_rows(self.generator, len(rows.counts)) >= self.rate   # (B,)
         if kept.all(): return x + f(x, rows, *also) / (1 - self.rate)
         index, mine = some_rows(rows, kept)
         others = [(y[i], r) for y, r, i in ((y, *some_rows(r, kept)[::-1]) for y, r in also)]
