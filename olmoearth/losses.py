@@ -5,7 +5,7 @@
 # %% ../nbs/11_losses.ipynb #22836ec6
 from __future__ import annotations
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from .samples import InputError
 from .tokens import Layout, Role
 
 # %% auto #0
-__all__ = ['SCOPES', 'Loss', 'together', 'everywhere', 'groups', 'columns', 'slots', 'Choice', 'choose', 'score_tokens',
-           'patch_discrimination', 'instance_contrastive']
+__all__ = ['SCOPES', 'Loss', 'mean_loss', 'together', 'everywhere', 'groups', 'columns', 'slots', 'Choice', 'choose',
+           'score_tokens', 'patch_discrimination', 'instance_contrastive']
 
 # %% ../nbs/11_losses.ipynb #677c5c02
 @dataclass
@@ -39,6 +39,15 @@ class Loss:
     def share(self) -> dict[str, float]:
         "Each part as a share of chance: 1 is no idea, 0 is always right."
         return {k: float(v / self.chance[k]) for k, v in self.terms.items() if float(self.chance.get(k, 0.)) > 0}
+
+# %% ../nbs/11_losses.ipynb #df174400
+def mean_loss(
+    losses: Sequence[Loss],   # of batches, one or more
+) -> Loss:
+    "The mean of some losses; a part that some lack is the mean over those that have it."
+    if len(losses) == 1: return losses[0]
+    mean = lambda parts: {k: torch.stack([p[k] for p in parts if k in p]).mean() for k in dict.fromkeys(k for p in parts for k in p)}
+    return Loss(torch.stack([x.total for x in losses]).mean(), mean([x.terms for x in losses]), mean([x.chance for x in losses]))
 
 # %% ../nbs/11_losses.ipynb #518f1ac4
 class _Joint:

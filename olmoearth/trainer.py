@@ -7,127 +7,31 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
+from .draws import part_of
+from .history import History, TrainConfig, is_table, lr_at, parameter_groups, plot_history
 from .loading import Loader
-from .losses import Loss, instance_contrastive, patch_discrimination
+from .losses import Loss, instance_contrastive, mean_loss, patch_discrimination
 from .masking import get_strategy, mask_views, Strategy
 from .model import OlmoEarth, Output
-from .modalities import modality
 from .samples import Batch, InputError
-from .settings import pick_device, pick_dtype, torch_generator
+from .settings import pick_dtype, torch_generator
 from .targets import FrozenProjection, MomentumEncoder
+from .team import like, load_optimiser, Team, whole_tensors
 from .tokens import Layout, token_missing
 from .transformer import Packing, set_generator
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+_all_ = ["History", "TrainConfig", "is_table", "lr_at", "parameter_groups", "plot_history"]   # of chapter 12b; here too, for short imports
 
 # %% auto #0
-__all__ = ['LossFn', 'TrainConfig', 'lr_at', 'is_table', 'parameter_groups', 'History', 'Callback', 'Progress', 'TimeLimit',
-           'Checkpoint', 'NonFiniteLoss', 'released_loss', 'Seen', 'Trainer', 'replay', 'plot_history']
-
-# %% ../nbs/13_trainer.ipynb #906b6c50
-@dataclass(frozen=True)
-class TrainConfig:
-    "One pretraining run."
-    steps: int = 1000                     # updates of the weights
-    lr: float = 1e-3                      # highest learning rate; nano 1e-3, tiny 2e-4, base 1e-4
-    table_lr: float = 30.0                # rate of tables (bandset encodings, mask token), times `lr`; released: 1
-    weight_decay: float = 0.002           # nano 0.002, tiny and base 0.02
-    decay: Literal["matrices", "all"] = "matrices"   # what decays: weights of linear maps | everything, as released
-    warmup: float = 0.05                  # share of the steps in which the rate climbs; released: 8,000 steps, 0.012
-    final_lr: float = 0.1                 # share of `lr` left at the end of the cosine
-    betas: tuple[float, float] = (0.9, 0.999)   # of AdamW
-    clip: float = 1.0                     # largest norm of the gradient
-    masking: str = "cross_modality"       # name of a mask strategy
-    masking_options: Mapping[str, Any] = field(default_factory=dict)   # its keyword arguments
-    views: int = 2                        # maskings of each sample; the contrast needs two
-    tau: float = 0.1                      # temperature of both losses
-    scope: str = "modality"               # who competes in patch discrimination
-    drop_same: tuple[str, ...] = ()       # modalities whose same-target negatives are dropped; v1.1: MAPS
-    contrast: float = 0.1                 # weight of the instance contrast; v1 0.1, later 0.05
-    contrast_group: int = 32              # samples that compete in it
-    device: str = "auto"                  # "auto" | "cpu" | "cuda" | "mps"
-    dtype: str = "auto"                   # "auto": bfloat16 where the device gains by it
-    seed: int = 0                         # of masks and drop path; model and loader have their own
-    non_finite: Literal["stop", "skip"] = "stop"   # a step whose loss or gradient is no number: end the run | leave the weights as they are and go on
-    bad_batches: str = ""                 # folder for the batches of such steps; "": they are not kept
-
-# %% ../nbs/13_trainer.ipynb #fd78dd60
-def lr_at(
-    step: int,            # 0 .. steps - 1
-    config: TrainConfig,  # of the run
-) -> float:
-    "Learning rate of a step: a climb, then a cosine down to `final_lr`. A function of the step alone, so there is nothing to save."
-    climb = max(1, round(config.warmup * config.steps))
-    if step < climb: return config.lr * (step + 1) / climb
-    done = (step - climb) / max(1, config.steps - climb)
-    return config.lr * (config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * done)) / 2)
-
-# %% ../nbs/13_trainer.ipynb #6158d2d5
-def is_table(
-    name: str,  # of a parameter
-) -> bool:
-    "Whether a parameter is looked up rather than multiplied: encodings of bandsets, the mask token."
-    return ".encodings." in f".{name}" or name.endswith("mask_token")
-
-# %% ../nbs/13_trainer.ipynb #3511698e
-def parameter_groups(
-    model: nn.Module,         # to train
-    weight_decay: float,      # for what decays
-    decay: str = "matrices",  # "matrices" | "all"
-    table_lr: float = 1.0,    # factor on the rate of tables
-) -> list[dict[str, Any]]:    # with "lr_scale", which the trainer multiplies its rate with
-    "Groups for AdamW: matrices, the rest, tables. Raises InputError for an unknown rule."
-    if decay not in ("matrices", "all"): raise InputError(f"decay={decay!r}; use 'matrices' or 'all'")
-    matrices = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
-    groups: list[dict[str, Any]] = [{"params": [], "lr_scale": scale, "weight_decay": weight_decay if decays else 0.0}
-                                    for decays, scale in ((True, 1.0), (decay == "all", 1.0), (decay == "all", table_lr))]
-    for name, p in model.named_parameters():
-        if p.requires_grad: groups[2 if is_table(name) else 0 if id(p) in matrices else 1]["params"].append(p)
-    return [g for g in groups if g["params"]]
-
-# %% ../nbs/13_trainer.ipynb #846d66ac
-@dataclass
-class History:
-    "What happened, step by step."
-    rows: list[dict[str, float]] = field(default_factory=list)   # one for each step
-
-    def __len__(self) -> int: return len(self.rows)
-
-    def column(
-        self, key: str,   # for example "loss" or "share/sentinel1"
-    ) -> list[float]:     # one for each step; NaN where a step did not have it
-        "One quantity over the steps."
-        return [r.get(key, math.nan) for r in self.rows]
-
-    def keys(self) -> list[str]:
-        "All quantities that were seen."
-        return list(dict.fromkeys(k for r in self.rows for k in r))
-
-    def mean(
-        self, key: str,         # quantity
-        last: int | None = 20,  # steps from the end; None: all
-    ) -> float:
-        "Mean of a quantity over the last steps that have it."
-        seen = [v for v in self.column(key)[-(last or len(self)):] if not math.isnan(v)]
-        return sum(seen) / len(seen) if seen else math.nan
-
-    def smooth(
-        self, key: str,   # quantity
-        width: int = 20,  # steps to average over
-    ) -> list[float]:     # one for each step; gaps are bridged
-        "A running mean."
-        out, recent = [], []
-        for v in self.column(key):
-            if not math.isnan(v): recent = [*recent, v][-width:]
-            out.append(sum(recent) / len(recent) if recent else math.nan)
-        return out
+__all__ = ['LossFn', 'Callback', 'Progress', 'TimeLimit', 'Checkpoint', 'NonFiniteLoss', 'released_loss', 'Seen', 'Step',
+           'Trainer', 'replay', 'History', 'TrainConfig', 'is_table', 'lr_at', 'parameter_groups', 'plot_history']
 
 # %% ../nbs/13_trainer.ipynb #50a79205
 class Callback:
@@ -150,7 +54,7 @@ class Progress(Callback):
         "Draw the bar."
         if self.text: from tqdm import tqdm
         else: from tqdm.auto import tqdm
-        self.bar: Any = tqdm(total=trainer.config.steps, initial=trainer.step, mininterval=self.every, unit="step", dynamic_ncols=not self.text)
+        self.bar: Any = tqdm(total=trainer.config.steps, initial=trainer.step, mininterval=self.every, unit="step", dynamic_ncols=not self.text, disable=not trainer.main)
 
     def on_step(self, trainer: Trainer) -> None:
         "Move it."
@@ -185,11 +89,20 @@ class Checkpoint(Callback):
         self, path: str | Path,   # file, replaced each time
         every: int = 100,         # steps between two saves
     ):
-        self.path, self.every = Path(path), every
+        if every < 1: raise InputError(f"Checkpoint: every={every}; give a step or more")
+        self.path, self.every, self.saved = Path(path), every, -1
 
     def on_step(self, trainer: Trainer) -> None:
         "Save when it is time."
-        if trainer.step % self.every == 0 or trainer.done: trainer.save(self.path)
+        if trainer.step % self.every == 0 or trainer.done: self._save(trainer)
+
+    def on_end(self, trainer: Trainer) -> None:
+        "Save where the run was stopped after this had looked."
+        if trainer.stopped and self.saved != trainer.step: self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save(self.path)
+        self.saved = trainer.step
 
 # %% ../nbs/13_trainer.ipynb #746445d6
 class NonFiniteLoss(RuntimeError):
@@ -224,8 +137,40 @@ class Seen(NamedTuple):
     layout: Layout      # of the N tokens
 
 # %% ../nbs/13_trainer.ipynb #79d0ab19
+class Step(nn.Module):
+    "Model and loss as one module: what is wrapped where several processes train together."
+    def __init__(
+        self, model: OlmoEarth,   # to train
+        loss: LossFn,             # a function, or a module with weights of its own
+        config: TrainConfig,      # of the run
+        dtype: torch.dtype,       # of the matrix products
+    ):
+        super().__init__()
+        self.model, self.loss, self.config, self.dtype = model, loss, config, dtype
+
+    def forward(
+        self, batch: Batch,   # b samples
+        target: Tensor,       # (b, N, D)
+        roles: Tensor,        # (V, b, N)
+        layout: Layout,       # of the N tokens
+    ) -> tuple[Loss, Seen]:   # only the loss has gradients
+        "One batch through model and loss."
+        with torch.autocast(roles.device.type, self.dtype, enabled=self.dtype != torch.float32): out = self.model(batch, roles)
+        seen = Seen(out.features.detach(), out.seen, out.answers.detach(), out.pooled.detach(), target, roles, layout)
+        return self.loss(out, target, roles, layout, self.config), seen
+
+# %% ../nbs/13_trainer.ipynb #6e166284
+def _checked(callbacks: Iterable[Callback] | Callback) -> list[Callback]:
+    "A list of callbacks. Raises InputError for a class, or for something else."
+    found = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+    for c in found:
+        if isinstance(c, type): raise InputError(f"callbacks: {c.__name__} is a class, not a callback; write {c.__name__}(...)")
+        if not isinstance(c, Callback): raise InputError(f"callbacks: {c!r} is a {type(c).__name__}; give objects of classes made from Callback")
+    return found
+
+# %% ../nbs/13_trainer.ipynb #dafce05b
 class Trainer:
-    "Pretrain a model on a stream of batches."
+    "Pretrain a model on a stream of batches, in one process or as one of several."
     def __init__(
         self,
         model: OlmoEarth,                          # trained in place
@@ -234,24 +179,37 @@ class Trainer:
         callbacks: Iterable[Callback] = (),        # in this order
         target: FrozenProjection | MomentumEncoder | None = None,    # None: the frozen projection of the model as it is now
         masking: str | Strategy | None = None,     # your own; None: as in the config
-        loss: LossFn = released_loss,              # your own
+        loss: LossFn = released_loss,              # your own; a module's weights are trained too
     ):
+        "Raises InputError for what cannot work, MissingExtra without accelerate."
         self.config = config = config or TrainConfig()
-        self.device, self.loader, self.callbacks, self.loss = pick_device(config.device), loader, list(callbacks), loss
-        self.dtype = pick_dtype(config.dtype, self.device)
+        self.team, self.loader, self.callbacks = Team(config.device, config.shard), loader, _checked(callbacks)
+        self.device, self.main = self.team.device, self.team.main
         self.target = (target or FrozenProjection.of(model.patch_embedding)).to(self.device)
-        self.model = model.to(self.device)
+        self.model, self.net = model, Step(model, loss, config, pick_dtype(config.dtype, self.device)).to(self.device)
+        self.wrapped = self.team.wrap(self.net)
         self.masking = get_strategy(masking or config.masking, **({} if masking else config.masking_options))
-        groups = parameter_groups(model, config.weight_decay, config.decay, config.table_lr)
+        groups = parameter_groups(self.net, config.weight_decay, config.decay, config.table_lr)
         self.optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=self.device.type in ("cpu", "cuda"))
-        self.step, self.history, self.stopped = 0, History(), ""
+        self.step, self.history, self.stopped, self._wish = 0, History(), "", ""
         self.last: Seen | None = None
+
+    @property
+    def loss(self) -> LossFn:
+        "What is descended."
+        return self.net.loss
+
+    @loss.setter
+    def loss(self, loss: LossFn) -> None:
+        if isinstance(loss, nn.Module) or isinstance(self.net.loss, nn.Module): raise InputError("a loss with weights belongs to the optimiser: give it to Trainer(..., loss=...)")
+        self.net.loss = loss
 
     def stop(
         self, why: str,   # shown to whoever asks
     ) -> None:
-        "End the run after this step."
-        self.stopped = why
+        "End the run after this step, in all processes."
+        self._wish = why
+        if self.team.processes == 1: self.stopped = why
 
     @property
     def done(self) -> bool:
@@ -259,114 +217,124 @@ class Trainer:
         return bool(self.stopped) or self.step >= self.config.steps
 
     def evaluate(
-        self, batch: Batch,  # on the trainer's device
-    ) -> Loss:
-        "The loss of one batch at the current step, ready for `backward`."
+        self, batch: Batch,         # on any device; of several processes each takes its part
+        draw: int | None = None,    # number that masks and drop path follow from; None: as the next step. Negative ones are never used in training
+    ) -> Loss:                      # the numbers of the whole batch
+        "The loss of one batch, ready for `backward`. Raises InputError for a batch that the processes cannot share."
+        team, seed = self.team, self.config.seed
+        if draw is None: draw = self.step * self.config.accumulate
+        batch = team.own(batch).to(self.device)
         layout = Layout.from_batch(batch, self.model.config.preset)
-        missing = token_missing(batch, layout)                                                                        # (B, N)
-        draw = torch_generator(self.config.seed, "mask", self.step)
-        roles = mask_views(self.masking, layout, missing.cpu(), draw, self.config.views).to(self.device)              # (V, B, N)
-        set_generator(self.model, torch_generator(self.config.seed, "drop path", self.step))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            out = self.model(batch, roles)
-            target = self.target(batch, layout)                                                                       # (B, N, D)
-        self.last = Seen(out.features.detach(), out.seen, out.answers.detach(), out.pooled.detach(), target, roles, layout)
-        return self.loss(out, target, roles, layout, self.config)
+        missing = team.gather(token_missing(batch, layout)).cpu()                                                     # (B, N) of the joint batch
+        roles = mask_views(self.masking, layout, missing, torch_generator(seed, "mask", draw), self.config.views)   # (V, B, N)
+        own = slice(team.rank * len(batch), (team.rank + 1) * len(batch))
+        set_generator(self.model, part_of(torch_generator(seed, "drop path", draw), team.rank, team.processes, len(batch)))
+        with torch.autocast(self.device.type, self.net.dtype, enabled=self.net.dtype != torch.float32): target = self.target(batch, layout)   # (b, N, D)
+        with team.joint(): loss, self.last = self.wrapped(batch, target, roles[:, own].to(self.device), layout)
+        return team.agree(loss)
 
     def train_step(
-        self, batch: Batch,         # from the loader
+        self, *batches: Batch,      # from the loader; more than one: their gradients are averaged
     ) -> dict[str, float]:          # the row of the history
         "One update. Raises NonFiniteLoss."
-        begin, rate = time.perf_counter(), lr_at(self.step, self.config)
-        self.model.train()
-        loss = self.evaluate(batch.to(self.device))
-        total, norm = loss.total.item(), math.nan
+        begin, rate, losses, norm = time.perf_counter(), lr_at(self.step, self.config), [], math.nan
+        self.net.train()
         for group in self.optimiser.param_groups: group["lr"] = rate * group["lr_scale"]
         self.optimiser.zero_grad(set_to_none=True)
-        if math.isfinite(total):
-            loss.total.backward()
-            norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
-        skipped = {} if math.isfinite(norm) else self._refuse(batch, loss, rate)
+        for i, batch in enumerate(batches):
+            with self.team.alone(self.wrapped, i + 1 < len(batches)):
+                loss = self.evaluate(batch, self.step * self.config.accumulate + i)
+                losses.append(Loss(loss.total.detach(), loss.terms, loss.chance))
+                if not math.isfinite(loss.total.item()): break
+                self.team.accelerator.backward(loss.total / len(batches))
+        else: norm = self.team.clip(self.net, self.config.clip)
+        skipped = {} if math.isfinite(norm) else self._refuse(batches, losses[-1], rate)
         if not skipped: self.optimiser.step()
         self.step += 1
-        self.target.update(self.model, self.step / self.config.steps)
-        return self.row(loss, batch) | {"loss": total, "gradient": norm, "lr": rate, "seconds": time.perf_counter() - begin} | skipped
+        with self.team.unsharded(self.wrapped): self.target.update(self.model, self.step / self.config.steps)
+        return self.row(mean_loss(losses), batches) | {"gradient": norm, "lr": rate, "seconds": time.perf_counter() - begin} | skipped
 
-    def _refuse(self, batch: Batch, loss: Loss, rate: float) -> dict[str, float]:
-        "Keep the batch of a step that is no number; then stop or skip, as the settings say."
+    def _refuse(self, batches: Sequence[Batch], loss: Loss, rate: float) -> dict[str, float]:
+        "Keep the batches of a step that is no number; then stop or skip, as the settings say."
         number, parts = self.loader.number - 1, ", ".join(f"{k} {float(v):.3g}" for k, v in loss.terms.items())
         total = loss.total.item()
         what = f"the gradient is not finite; the loss is {total:g}" if math.isfinite(total) else f"the loss is {total:g} ({parts})"
-        where = f"loader.batch({number})"
+        where = f"loader.batch({number})" + f" and the {len(batches) - 1} before it" * (len(batches) > 1)
         if self.config.bad_batches:
             path = Path(self.config.bad_batches) / f"step-{self.step}.pt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({"step": self.step, "batch": asdict(batch.to("cpu"))}, path)
+            if self.main: torch.save({"step": self.step, "batches": [asdict(b.to("cpu")) for b in batches]}, path)
             where += f", kept in {path}: replay(trainer, path) repeats the step"
         if self.config.non_finite == "skip": return {"skipped": 1.0}
         raise NonFiniteLoss(f"step {self.step}: {what}; look at {where}; lower lr = {rate:.2g}, or use dtype='float32'")
 
-    def row(self, loss: Loss, batch: Batch) -> dict[str, float]:
-        "Parts of the loss, their shares of chance, and what the batch was."
+    def row(self, loss: Loss, batches: Sequence[Batch]) -> dict[str, float]:
+        "Parts of the loss, their shares of chance, and what the batches were."
         share = loss.share()
         patch = [v for k, v in share.items() if k != "instance"]
         return {"step": self.step, **{f"loss/{k}": float(v) for k, v in loss.terms.items()}, **{f"share/{k}": v for k, v in share.items()},
-                "share": sum(patch) / len(patch) if patch else math.nan, "samples": len(batch), "patch_size": batch.patch_size, "times": batch.n_times}
+                "share": sum(patch) / len(patch) if patch else math.nan, "samples": sum(map(len, batches)), "patch_size": batches[-1].patch_size,
+                "times": batches[-1].n_times, "loss": loss.total.item()}
 
     def fit(self) -> History:
         "Train until the last step, or until a callback stops the run."
+        stream, k = self.loader.stream(), self.config.accumulate
         for c in self.callbacks: c.on_start(self)
         try:
-            for batch in self.loader.stream() if not self.done else ():
-                self.history.rows.append(self.train_step(batch))
+            while not self.done and (batches := tuple(islice(stream, k))):
+                self.history.rows.append(self.train_step(*batches))
                 for c in self.callbacks: c.on_step(self)
-                if self.done: break
+                self.stopped = next(filter(None, self.team.objects(self._wish)), "")
         finally:
             for c in self.callbacks: c.on_end(self)
-        self.model.eval()
+        self.net.eval()
         return self.history
 
     def state_dict(self) -> dict[str, Any]:
-        "All that a run needs to go on."
-        return {"model": self.model.state_dict(), "target": self.target.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step,
-                "loader": self.loader.state_dict(), "history": self.history.rows, "config": _plain(asdict(self.config))}
+        "All that a run needs to go on, with whole tensors. Of several processes each must ask."
+        loss = {"loss": self.loss.state_dict()} if isinstance(self.loss, nn.Module) else {}
+        return whole_tensors({"model": self.model.state_dict(), "target": self.target.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step,
+                              "loader": self.loader.state_dict(), "history": self.history.rows, "config": _plain(asdict(self.config))} | loss)
 
     def save(
         self, path: str | Path,  # file
     ) -> None:
-        "Write a checkpoint beside the old one and move it into place: there is always a whole file."
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        with part.open("wb") as f:
-            torch.save(self.state_dict(), f)
-            f.flush(); os.fsync(f.fileno())
-        part.replace(path)
+        "Write a checkpoint beside the old one and move it into place: there is always a whole file. Of several processes one writes, and each must ask."
+        path, state = Path(path), self.state_dict()
+        if self.main:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.part")
+            with part.open("wb") as f:
+                torch.save(state, f)
+                f.flush(); os.fsync(f.fileno())
+            part.replace(path)
+        self.team.accelerator.wait_for_everyone()
 
     def resume(
         self, path: str | Path,  # file from `save`; nothing happens when there is none
     ) -> bool:                   # whether a checkpoint was found
-        "Go on where a run was. Raises InputError when the settings differ from those of the run."
+        "Go on where a run was, in any number of processes. Raises InputError when the settings differ from those of the run."
         if not Path(path).exists(): return False
         state = torch.load(path, map_location=self.device, weights_only=True)
-        mine = _plain(asdict(self.config))
-        if other := [f"{k}: {v} then, {mine.get(k)} now" for k, v in state["config"].items() if k not in ("device", "dtype", "non_finite", "bad_batches") and mine.get(k) != v]:
+        mine, free = _plain(asdict(self.config)), ("device", "dtype", "shard", "non_finite", "bad_batches")
+        if other := [f"{k}: {v} then, {mine.get(k)} now" for k, v in state["config"].items() if k not in free and mine.get(k) != v]:
             raise InputError("the checkpoint is of another run (" + "; ".join(other) + "); use its settings, or another file")
-        self.model.load_state_dict(state["model"]); self.target.load_state_dict(state["target"])
-        self.optimiser.load_state_dict(state["optimiser"]); self.loader.load_state_dict(state["loader"])
+        for part, name in ((self.model, "model"), (self.target, "target"), (self.loss, "loss")):
+            if isinstance(part, nn.Module): part.load_state_dict({k: like(v, part.state_dict()[k]) for k, v in state[name].items()})
+        load_optimiser(self.optimiser, state["optimiser"])
+        self.loader.load_state_dict(state["loader"])
         self.step, self.history = state["step"], History(state["history"])
         return True
 
-# %% ../nbs/13_trainer.ipynb #6e166284
+# %% ../nbs/13_trainer.ipynb #f4dc693d
 def replay(
     trainer: Trainer,     # with the model to try; its weights stay as they are
     path: str | Path,     # of a kept batch
 ) -> Loss:                # ready for `backward`
-    "The loss of a kept batch, under the masks of its step."
-    held, step = torch.load(path, weights_only=True), trainer.step
-    trainer.step = held["step"]
-    try: return trainer.evaluate(Batch(**held["batch"]).to(trainer.device))
-    finally: trainer.step = step
+    "The loss of a kept step, under its masks: the mean over its batches."
+    held = torch.load(path, weights_only=True)
+    first, batches = held["step"] * trainer.config.accumulate, [Batch(**b) for b in held["batches"]]
+    return mean_loss([trainer.evaluate(batch, first + i) for i, batch in enumerate(batches)])
 
 # %% ../nbs/13_trainer.ipynb #50747e0a
 def _plain(x: Any) -> Any:
@@ -374,23 +342,3 @@ def _plain(x: Any) -> Any:
     if isinstance(x, Mapping): return {str(k): _plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
     return x if x is None or isinstance(x, (bool, int, float, str)) else str(x)
-
-# %% ../nbs/13_trainer.ipynb #bb696546
-def plot_history(
-    history: History,  # of a run
-    width: int = 20,   # steps to average over
-) -> Figure:
-    "Each part of the loss as a share of chance: 100 % is no idea."
-    import matplotlib.pyplot as plt
-    fig, ax = plt.subplots(figsize=(7.5, 3), dpi=75)
-    keys = [k for k in history.keys() if k.startswith("share/")]
-    for k in keys:
-        name = k.removeprefix("share/")
-        is_map = name != "instance" and modality(name).target_only
-        title = "instance contrast" if name == "instance" else modality(name).title
-        ax.plot(range(1, len(history) + 1), [100 * v for v in history.smooth(k, width)], lw=1.2 if is_map else 1.8,
-                ls=":" if name == "instance" else "--" if is_map else "-", label=f"{title} {100 * history.mean(k, width):.0f} %")
-    ax.axhline(100, color="k", lw=.8); ax.text(len(history), 100.5, "chance", ha="right", va="bottom", fontsize=8)
-    ax.set(xlabel="step", ylabel="loss, % of chance"); ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, .5)); fig.tight_layout()
-    return fig

@@ -94,13 +94,12 @@ class HeldOut(Callback):
     def on_step(self, trainer: Trainer) -> None:
         "Measure: held/share, the mean share of chance over modalities."
         if (trainer.step - 1) % self.every: return
-        step, last = trainer.step, trainer.last
-        trainer.model.eval()
+        last = trainer.last
+        trainer.net.eval()
         shares = []
         with torch.no_grad():
             for i, batch in enumerate(self.batches):
-                trainer.step = -1 - i                                       # masks of their own, the same at each visit
-                shares += [v for k, v in trainer.evaluate(batch.to(trainer.device)).share().items() if k != "instance"]
-        trainer.step, trainer.last = step, last
-        trainer.model.train()
+                shares += [v for k, v in trainer.evaluate(batch, -1 - i).share().items() if k != "instance"]   # masks of their own, the same at each visit
+        trainer.last = last
+        trainer.net.train()
         trainer.history.rows[-1]["held/share"] = sum(shares) / len(shares) if shares else math.nan
