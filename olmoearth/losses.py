@@ -8,11 +8,11 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 from .samples import InputError
 from .tokens import Layout, Role
 
@@ -113,7 +113,7 @@ class Choice(NamedTuple):
     counted: Tensor  # (G, K) bool: scored
 
 # %% ../nbs/11_losses.ipynb #700ae417
-_PAIRS = 2 ** 23  # similarities held at once; more are computed in parts and again in the backward pass
+_PAIRS = 2 ** 23  # similarities held at once; more are computed in parts of an eighth of this, and again in the backward pass
 
 # %% ../nbs/11_losses.ipynb #828e2484
 def choose(
@@ -125,30 +125,65 @@ def choose(
     same: float = 0.999,        # cosine above which two targets are the same
 ) -> Choice:
     "Cross-entropy of each prediction among the targets of its row, a limited number of pairs at a time."
-    (lines, k), counted = valid.shape, valid                                                            # G, K
-    if lines * k * k <= _PAIRS: loss, choices = _compare(p, t, valid, drop, tau, same, 0, k)
-    else:
-        g, q = max(1, _PAIRS // max(1, k * k)), min(k, max(1, _PAIRS // k))                               # lines and, of a long line, queries of one part
-        cut = lambda x, i: None if x is None else x[i:i + g]
-        parts = [[checkpoint(_compare, *(cut(x, i) for x in (p, t, valid, drop)), tau, same, j, min(j + q, k), use_reentrant=False) for j in range(0, k, q)]
-                 for i in range(0, lines, g)]
-        loss, choices = (torch.cat([torch.cat([part[n] for part in row], 1) for row in parts]) for n in (0, 1))   # type: ignore
+    counted = valid
+    if valid.numel() * valid.shape[1] <= _PAIRS: loss, choices = _compare(p, t, valid, drop, tau, same)
+    else: loss, choices = _InParts.apply(p, t, valid, drop, tau, same)   # type: ignore
     if drop is not None:
         alone = (choices == 1) & valid & drop & (valid.sum(1) > 1)[:, None]                               # (G, K) nothing to tell it from
         counted = valid & ~alone.any(1)[:, None]
     return Choice(torch.where(counted, loss, 0.), choices, counted)
 
 # %% ../nbs/11_losses.ipynb #7f7242e1
-def _compare(p: Tensor, t: Tensor, valid: Tensor, drop: Tensor | None, tau: float, same: float, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    "Cross-entropy of the predictions start..stop of each row among all targets of it, and the number of candidates: (G, Q) each."
-    p, choices, out = p[:, start:stop], valid.sum(1, keepdim=True).expand(-1, stop - start), ~valid[:, None, :]   # (G, Q, D), (G, Q), (G, 1, K) no candidates
+def _scores(p: Tensor, t: Tensor, valid: Tensor, drop: Tensor | None, tau: float, same: float, q: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    "Similarities (G, Q, K) of the predictions q of each row with all targets of it, very low for what is no candidate; the number of candidates (G, Q)."
+    p, out = p[:, q], ~valid[:, None, :]                                                                  # (G, Q, D), (G, 1, K) no candidates
+    choices = valid.sum(1, keepdim=True).expand(p.shape[:2])
     if drop is not None:
-        own = torch.eye(valid.shape[1], dtype=torch.bool, device=p.device)[start:stop]                    # (Q, K)
-        out = out | (t[:, start:stop] @ t.transpose(1, 2) > same) & ~own & drop[:, start:stop, None] & drop[:, None, :]   # (G, Q, K)
+        own = torch.eye(valid.shape[1], dtype=torch.bool, device=p.device)[q]                             # (Q, K)
+        out = out | (t[:, q] @ t.transpose(1, 2) > same) & ~own & drop[:, q, None] & drop[:, None, :]     # (G, Q, K)
         choices = (~out).sum(2)
     bar = torch.zeros_like(out, dtype=p.dtype).masked_fill(out, -1e9).expand(-1, p.shape[1], -1)
-    score = torch.baddbmm(bar, p / tau, t.transpose(1, 2))                                                # (G, Q, K)
-    return -score.log_softmax(2).diagonal(start, 1, 2), choices                                           # (G, Q)
+    return torch.baddbmm(bar, p / tau, t.transpose(1, 2)), choices
+
+# %% ../nbs/11_losses.ipynb #e9ca620b
+def _compare(p: Tensor, t: Tensor, valid: Tensor, drop: Tensor | None, tau: float, same: float, q: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    "Cross-entropy of the predictions q of each row among all targets of it, and the number of candidates: (G, Q) each."
+    score, choices = _scores(p, t, valid, drop, tau, same, q)
+    return -score.log_softmax(2).diagonal(q.start or 0, 1, 2), choices
+
+# %% ../nbs/11_losses.ipynb #729b7f59
+def _cuts(lines: int, k: int) -> list[tuple[slice, slice]]:
+    "Rows, and of a long row queries, of each part."
+    part = _PAIRS // 8                                # small parts stay in the cache
+    g, q = max(1, part // k ** 2), min(k, max(1, part // k))
+    return [(slice(i, min(i + g, lines)), slice(j, min(j + q, k))) for i in range(0, lines, g) for j in range(0, k, q)]
+
+# %% ../nbs/11_losses.ipynb #02e026d9
+class _InParts(torch.autograd.Function):
+    "`_compare`, a limited number of pairs at a time; the backward pass computes them again."
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, t: Tensor, valid: Tensor, drop: Tensor | None, tau: float, same: float) -> tuple[Tensor, Tensor]:
+        "See `_compare`."
+        loss, choices = p.new_empty(valid.shape), valid.new_empty(valid.shape, dtype=torch.int64)
+        for g, q in _cuts(*valid.shape): loss[g, q], choices[g, q] = _compare(p[g], t[g], valid[g], None if drop is None else drop[g], tau, same, q)
+        ctx.save_for_backward(p, t, valid, drop)
+        ctx.rest = tau, same
+        ctx.mark_non_differentiable(choices)
+        return loss, choices
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:   # type: ignore
+        "The slope of a cross-entropy: what was chosen, less what was right."
+        (p, t, valid, drop), (tau, same) = ctx.saved_tensors, ctx.rest
+        dp, dt = torch.empty_like(p), torch.zeros_like(t) if ctx.needs_input_grad[1] else None
+        for g, q in _cuts(*valid.shape):
+            chosen = _scores(p[g], t[g], valid[g], None if drop is None else drop[g], tau, same, q)[0].softmax(2)   # (G, Q, K)
+            chosen.diagonal(q.start, 1, 2).sub_(1)
+            chosen *= (grad[g, q] / tau)[..., None]
+            dp[g, q] = chosen @ t[g]
+            if dt is not None: dt[g] += chosen.transpose(1, 2) @ p[g, q]
+        return dp, dt, None, None, None, None
 
 # %% ../nbs/11_losses.ipynb #f15874a5
 def score_tokens(

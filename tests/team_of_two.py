@@ -77,9 +77,9 @@ def main(folder: Path) -> None:
         t = make([Checkpoint(folder / f"{name}.pt", every=100)], **case)
         t.fit()
         found[name] = result(t)
-    t = make([Checkpoint(folder / "half.pt", every=100), Stop(2, t.team.processes - 1)]); t.fit()
+    t = make([Checkpoint(folder / "half.pt", every=100), Stop(2, t.team.processes - 1)], **CASES["accumulate"]); t.fit()
     found["stopped"] = result(t)
-    t = make()
+    t = make(**CASES["accumulate"])
     assert t.resume(folder / "half.pt") and t.step == 2
     t.fit()
     found["resumed"] = result(t)
@@ -88,7 +88,7 @@ def main(folder: Path) -> None:
     if t.main: torch.save(state | {"config": state["config"] | {"steps": 5}}, folder / "longer.pt")
     t.team.accelerator.wait_for_everyone()
     t.resume(folder / "longer.pt"); t.fit()
-    found["shard, longer"] = result(t)
+    found["longer"] = result(t)
     found["errors"] = [refusal(make(**bad).fit) for bad in ({"scope": "batch"}, {"contrast_group": 32}, {"batch_size": 3})]
     found["processes"] = t.team.processes
     torch.save(found, folder / f"found-{t.team.rank}.pt")

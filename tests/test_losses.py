@@ -1,5 +1,7 @@
 "Losses: gradients against plain loops, scopes, padding, memory in parts, dropped twins."
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -175,3 +177,46 @@ def test_info_nce_against_loops():
     assert torch.allclose(instance_contrastive(a, b, group=5).total, (plain(a[:5], b[:5]) + plain(a[5:], b[5:])) / 2, atol=1e-5)
     assert torch.allclose(instance_contrastive(a, b, symmetric=True).total, (plain(a, b) + plain(b, a)) / 2, atol=1e-5)
     assert math.isclose(float(instance_contrastive(a, b, group=5).chance["instance"]), math.log(5), rel_tol=1e-6)
+
+
+PEAK = """
+import resource, sys, time, torch
+from olmoearth import losses
+from olmoearth.tokens import Layout, Role
+losses._PAIRS = int(sys.argv[1])
+def run(b, n):
+    made = torch.randn(b, n, 32, requires_grad=True), torch.randn(b, n, 32), torch.full((b, n), int(Role.DECODE)), Layout.of(sentinel1=(n, 1, 1))
+    losses.patch_discrimination(*made, drop_same=("sentinel1",)).total.backward()
+run(1, 100)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+begin = time.perf_counter()
+run(8, 2250)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.perf_counter() - begin)
+"""
+
+
+def test_many_tokens_take_little_memory():
+    "Eight samples of 2,250 hidden tokens: 40 million pairs, of which a fifth or less may be there at once."
+    def peak(pairs):
+        done = subprocess.run([sys.executable, "-c", PEAK, str(pairs)], capture_output=True, text=True, check=True)
+        return float(done.stdout.split()[0])
+    parts, whole = peak(losses._PAIRS), peak(2 ** 40)
+    assert whole > 8 * 2250 ** 2 * 4 / 1024 and parts < whole / 4, (parts, whole)
+
+
+def test_a_joint_batch_is_the_mean_over_its_parts(data):
+    "Two processes with half of the samples each, played one after the other: mean loss and gradient are those of the whole."
+    prediction, target, role = data
+    views = lambda x, s: x.unflatten(0, (V, B))[:, s].flatten(0, 1)
+    p = prediction.clone().requires_grad_()
+    whole = patch_discrimination(p, target, role, LAYOUT); whole.total.backward()
+    halves, counts, got = [slice(0, 2), slice(2, 4)], [], []
+    with losses.together(2, lambda n: counts.append(n) or n):
+        for s in halves: patch_discrimination(views(prediction, s), target[s], views(role, s), LAYOUT)
+    q = prediction.clone().requires_grad_()
+    with losses.together(2, lambda _: counts[0] + counts[1]):
+        for s in halves: got.append(patch_discrimination(views(q, s), target[s], views(role, s), LAYOUT))
+    (sum(g.total for g in got) / 2).backward()
+    assert torch.allclose(sum(g.total for g in got) / 2, whole.total, atol=1e-6) and torch.allclose(p.grad, q.grad, atol=1e-7)
+    for k in whole.terms:
+        assert all(torch.allclose(sum(part(g)[k] for g in got) / 2, part(whole)[k], atol=1e-6) for part in (lambda x: x.terms, lambda x: x.chance))

@@ -1,16 +1,26 @@
 "Trainer: determinism, resume after a crash, atomic files, time limit, own strategy and loss."
 import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from test_loading import Loader, Places
 
 from olmoearth.losses import Loss, patch_discrimination
-from olmoearth.masking import random_mask
+from olmoearth.masking import finish, random_mask
+from olmoearth.modalities import MAPS
 from olmoearth.model import Config, OlmoEarth
 from olmoearth.samples import InputError
+from olmoearth.team import rows
 from olmoearth.tokens import Role
 from olmoearth.trainer import Callback, Checkpoint, NonFiniteLoss, Progress, TimeLimit, TrainConfig, Trainer, lr_at, parameter_groups, replay
+from olmoearth.watch import HealthWatch
 
 SMALL = Config.of("nano", dim=32, depth=1, decoder_depth=1, heads=2)
 
@@ -209,3 +219,127 @@ def test_history_holds_every_part(whole):
     parts = sum(v for k, v in row.items() if k.startswith("loss/") and k != "loss/instance")
     assert math.isclose(row["loss"], parts + .1 * row["loss/instance"], rel_tol=1e-5)
     assert Role.DECODE == 2
+
+
+CHILD = """
+import os, signal, sys
+from test_trainer import *
+path, log, half = sys.argv[1], open(sys.argv[2], "w"), int(sys.argv[3])
+class Say(Callback):
+    def on_step(self, trainer): print(trainer.step, file=log, flush=True)
+class Dies(Checkpoint):
+    "Cut off while it writes."
+    def on_step(self, trainer):
+        if trainer.step == half:
+            save = torch.save
+            def broken(state, f):
+                save(state, f)
+                f.truncate(f.tell() // 2); f.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            torch.save = broken
+        super().on_step(trainer)
+t = make([Dies(path, every=2), Say()], steps=16, accumulate=2)
+t.resume(path); t.fit()
+"""
+
+
+def child(path, log, half=-1) -> subprocess.Popen:
+    here = str(Path(__file__).resolve().parent)
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(path), str(log), str(half)], env=os.environ | {"PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)])})
+
+
+def test_killed_at_any_moment_and_resumed_is_the_uninterrupted_run(tmp_path):
+    "Once from outside at a random moment, once in the middle of writing a checkpoint; each leaves a file that goes on."
+    seed = int.from_bytes(os.urandom(4), "little")
+    draw, path, log = random.Random(seed), tmp_path / "last.pt", tmp_path / "log"
+    process, at = child(path, log), draw.randint(1, 9)
+    while process.poll() is None and not (log.exists() and len(log.read_text().split()) >= at): time.sleep(.005)
+    time.sleep(draw.random() * .05)
+    process.send_signal(signal.SIGKILL); process.wait()
+    t = make(steps=16, accumulate=2)
+    first = t.step if t.resume(path) else 0
+    assert process.returncode == -signal.SIGKILL and t.step < 16, seed
+    second = child(path, log, half=first // 2 * 2 + 4)
+    assert second.wait() == -signal.SIGKILL and (tmp_path / "last.pt.part").exists()
+    t = make([Checkpoint(path, 2)], steps=16, accumulate=2)
+    assert t.resume(path) and first <= t.step == first // 2 * 2 + 2, seed
+    t.fit()
+    whole = make(steps=16, accumulate=2); whole.fit()
+    assert same(whole, t) and whole.target.digest() == t.target.digest() == make().target.digest(), seed
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "log"]
+
+
+def chess(layout, missing, generator):
+    "A mask without chance: every other token is seen."
+    role = torch.where(torch.arange(len(layout)) % 2 == 0, Role.ENCODE, Role.DECODE).to(torch.int8).expand(missing.shape)
+    return finish(role, layout, missing, MAPS)
+
+
+def test_accumulated_batches_are_one_larger_batch():
+    "Where nothing in the loss depends on who shares a batch: a mask without chance, no drop path, no contrast."
+    trained = []
+    for k in (1, 2):
+        loader = Loader(DATA, 4, seed=0, patch_sizes=(8,), sides=(2,), budget=200)
+        model = OlmoEarth(Config.of("nano", dim=32, depth=1, decoder_depth=1, heads=2, drop_path=0.), seed=1)
+        t = Trainer(model, loader, TrainConfig(steps=3, lr=1e-4, device="cpu", dtype="float32", contrast=0., accumulate=k), masking=chess)
+        for n in range(3):
+            batch = loader.batch(n)
+            row = t.train_step(*([batch] if k == 1 else [rows(batch, 0, 2), rows(batch, 2, 4)]))
+            assert row["samples"] == 4 and t.step == n + 1
+        trained.append(t)
+    assert all(torch.allclose(v, trained[1].model.state_dict()[k], atol=1e-5) for k, v in trained[0].model.state_dict().items() if not k.endswith("k.bias"))
+
+
+def test_accumulation_takes_batches_in_order_with_masks_of_their_own(tmp_path):
+    t = make(steps=3, accumulate=2)
+    drawn = []
+    masking = t.masking
+    t.masking = lambda layout, missing, generator: drawn.append(generator.initial_seed()) or masking(layout, missing, generator)
+    t.fit()
+    assert t.loader.number == 6 and len(set(drawn)) == 6 and [r["samples"] for r in t.history.rows] == [4] * 3
+    once = make(steps=6)
+    once.masking = lambda layout, missing, generator: drawn.append(generator.initial_seed()) or masking(layout, missing, generator)
+    once.fit()
+    assert drawn[:6] == sorted(set(drawn), key=drawn.index)                                                # batch 5 has the mask of number 5, however many make a step
+
+
+class Heads(torch.nn.Module):
+    "A loss with weights."
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(32, 1)
+        torch.nn.init.constant_(self.head.weight, .1); torch.nn.init.constant_(self.head.bias, .1)
+    def forward(self, out, target, roles, layout, config):
+        value = (self.head(out.answers.float()) - 1).square().mean()
+        return Loss(value, {"head": value.detach()})
+
+
+def test_a_loss_with_weights_trains_them_and_they_are_kept(tmp_path):
+    def heads(callbacks=()):
+        t = make(steps=4)
+        return Trainer(t.model, t.loader, t.config, callbacks, loss=Heads())
+    whole = heads(); before = Heads().state_dict(); whole.fit()
+    assert all(not torch.equal(v, before[k]) for k, v in whole.loss.head.state_dict().items() for k in [f"head.{k}"])
+    with pytest.raises(KeyboardInterrupt): heads([Checkpoint(tmp_path / "c.pt", 2), Crash(3)]).fit()
+    t = heads()
+    assert t.resume(tmp_path / "c.pt") and t.step == 2
+    t.fit()
+    assert same(whole, t) and all(torch.equal(v, whole.loss.state_dict()[k]) for k, v in t.loss.state_dict().items())
+    with pytest.raises(InputError, match="give it to Trainer"): t.loss = Heads()
+
+
+def test_bad_use_is_answered_in_words():
+    with pytest.raises(InputError, match=r"HealthWatch is a class, not a callback; write HealthWatch\(...\)"): make([HealthWatch])
+    with pytest.raises(InputError, match="'watch' is a str; give objects"): make(["watch"])
+    assert len(make(TimeLimit(1)).callbacks) == 1
+    with pytest.raises(InputError, match="accumulate=0; give 1 or more"): make(accumulate=0)
+    with pytest.raises(InputError, match="every=0; give a step or more"): Checkpoint("c.pt", every=0)
+
+
+def test_evaluating_elsewhere_leaves_the_run_alone(whole):
+    t = make(steps=7)
+    class Look(Callback):
+        def on_step(self, trainer):
+            with torch.no_grad(): trainer.evaluate(trainer.loader.batch(99), -1)
+    t.callbacks.append(Look()); t.fit()
+    assert same(whole, t)
