@@ -8,7 +8,7 @@ WORKERS ?= 2
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lab export readme check sync clean
+.PHONY: demo test lab export readme check grids sync clean
 
 demo: .venv/.demo
 	olmoearth demo --out out
@@ -30,6 +30,11 @@ readme: .venv/.dev
 check: .venv/.dev
 	ruff check olmoearth tests
 	pyright olmoearth
+
+# the committed experiments: what has not run yet, then their bundles and reports; ONLY="NAME ..." takes some of them, JOBS=4 runs four at a time
+grids: export JOBS := $(or $(JOBS),1)
+grids: .venv/.dev
+	python .ci/grids.py $(ONLY)
 
 # nothing that is made from the notebooks differs from what is committed; run it in a clean checkout
 sync: .venv/.dev

@@ -61,7 +61,8 @@ def check_parameters(
             raise ParameterError(f"{Path(path).name} has no parameter {name!r}; it has {', '.join(usual)}" + (f" (did you mean {near[0]!r}?)" if near else ""))
         if type(usual[name]) is float and type(value) is int: value = float(value)
         if usual[name] is not None and type(value) is not type(usual[name]):
-            raise ParameterError(f"{Path(path).name}: {name} is of type {type(usual[name]).__name__} ({usual[name]!r}), not {type(value).__name__} ({value!r})")
+            hint = f"; write {str(value).capitalize()}" if type(usual[name]) is bool and str(value).lower() in ("true", "false") else ""
+            raise ParameterError(f"{Path(path).name}: {name} is of type {type(usual[name]).__name__} ({usual[name]!r}), not {type(value).__name__} ({value!r}){hint}")
         checked[name] = value
     return checked
 
