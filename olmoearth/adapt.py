@@ -92,7 +92,7 @@ def probe_changes(
         right = [probe_map(form(x), labels, train, kind)[test] == labels[test] for x in (before, after)]
         gap, sizes = np.bincount(group, right[1].astype(float) - right[0]), np.bincount(group)            # per test block
         low, high = np.percentile(100 * gap[picks].sum(1) / sizes[picks].sum(1), [2.5, 97.5]) if len(sizes) > 1 else (np.nan, np.nan)
-        found.append(Change(f"{name}: {words}" if name else words, *(100 * float(r.mean()) for r in right), float(low), float(high)))
+        found.append(Change(f"{name}: {words}" if name else words, 100 * float(right[0].mean()), 100 * float(right[1].mean()), float(low), float(high)))
     return found
 
 # %% ../nbs/33_adapt.ipynb #0d2b0278
@@ -180,7 +180,8 @@ def adapt(
     changes, more = _probe(samples, first, _embed(samples, trainer.model, patch_size), patch_size)
     changes += _pretext_change(old, pretext(trainer, held))
     if not held: more.append("the scene is a single block: nothing could be held out, so the pretext loss was not measured")
-    facts = {"start": name, "data": [s.name for s in samples], "seed": seed, "recipe": {"steps": steps, "lr": lr, "masking": masking, "patch_size": patch_size, "side": side, "batch_size": size}}
+    recipe = {"steps": steps, "lr": lr, "masking": masking, "patch_size": patch_size, "side": side, "batch_size": size}
+    facts = {"start": name, "data": [s.name for s in samples], "seed": seed, "recipe": recipe}
     return Adapted(trainer.model.eval(), target, history, changes, notes + more + [f"watch: {f}" for f in watch.findings], facts)
 
 # %% ../nbs/33_adapt.ipynb #54daa5f5
@@ -195,7 +196,8 @@ def _scenes(scenes: Any, reads: Sequence[str], check: str | None) -> tuple[list[
     for given, s in zip(listed, samples, strict=True):
         if given is s: check_sample(s, check)
         if not set(s.arrays) & set(reads):
-            raise InputError(f"{s.name or 'the scene'} has {', '.join(s.modalities) or 'nothing'}, the model reads {', '.join(reads)}; give a scene with one of those, or another model")
+            has = f"{s.name or 'the scene'} has {', '.join(s.modalities) or 'nothing'}"
+            raise InputError(f"{has}, the model reads {', '.join(reads)}; give a scene with one of those, or another model")
     return samples, tuple(k for k in reads if any(k in s.arrays for s in samples))
 
 def _whole(sample: Sample, patch_size: int) -> Sample:
@@ -216,7 +218,8 @@ def _probe(samples: Sequence[Sample], before: list[Any], after: list[Any], patch
     for sample, old, new in zip(samples, before, after, strict=True):
         who = sample.name or "the scene"
         if old is None:
-            notes.append(f"{who} has no labels, so no probe could be made: the held-out pretext loss says whether the model fits the scene better, not whether its embedding is of more use")
+            notes.append(f"{who} has no labels, so no probe could be made: the held-out pretext loss says whether the model fits the scene better, "
+                         "not whether its embedding is of more use")
             continue
         label = next(iter(_whole(sample, patch_size).labels.values()))
         try: changes += probe_changes(old, new, cell_labels(label, patch_size), name=who)

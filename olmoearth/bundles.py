@@ -73,7 +73,9 @@ def _from_folder(out: Path) -> Runs:
         if r["status"] != "done": continue
         titles |= about.get("titles", {})
         numbers.append({**who, **pd.read_parquet(folder / "metrics.parquet").iloc[0].to_dict()})
-        if (file := folder / "history.parquet").exists(): curves.append(thin(pd.read_parquet(file)).assign(**who))
+        if not (file := folder / "history.parquet").exists(): continue
+        curves.append(thin(pd.read_parquet(file)))
+        for at, key in enumerate(who): curves[-1].insert(at, key, who[key])
     if not numbers: raise ParameterError(f"{out}: no finished run" + (f" ({len(rows)} failed or unfinished)" if rows else f"; `olmoearth run NOTEBOOK --out {out}` makes some"))
     history = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=["arm", "seed", "step"])
     return Runs(Path(out).resolve().name, pd.DataFrame(rows), pd.DataFrame(numbers), history, titles)
@@ -93,7 +95,7 @@ def bundle(
         for key in ("step", *runs.keys) if curves else ():
             table[f"history/{key}"] = [curves[who][key].astype("float32").tolist() if who in curves else [] for who in zip(table["arm"], table["seed"], strict=True)]
         table.attrs = {"olmoearth": "grid-1", "name": runs.name, "titles": runs.titles}
-        table.to_parquet(path, compression="zstd", index=False)
+        table.to_parquet(path, compression="zstd", index=False, use_dictionary=False, write_statistics=False)
         if path.stat().st_size <= most or points <= 8: return path
         points //= 2
 

@@ -170,9 +170,9 @@ def plot_arms(
     for ax in axes.flat[len(names):]: ax.set_visible(False)
     for ax, (m, c) in zip(axes.flat, found.items()):
         here = runs.numbers[["arm", m]].dropna()
-        ax.plot(here[m], [at[a] for a in here["arm"]], "o", ms=4, alpha=.5, mew=0, color="C0")
+        ax.plot(here[m], [at[a] for a in here["arm"]], "o", ms=4.5, alpha=.8, mew=0, color="C0", zorder=3)
         for r in c.itertuples():
-            if r.low == r.low: ax.plot([r.low, r.high], [at[r.arm]] * 2, lw=2.5, color="k", alpha=.7, solid_capstyle="butt")
+            if r.low == r.low: ax.plot([r.low, r.high], [at[r.arm]] * 2, lw=4, color="k", alpha=.3, solid_capstyle="butt")
             ax.plot(r.mean, at[r.arm], "|", ms=11, mew=2, color="k")
         ax.axvline(c.set_index("arm")["mean"].get(base or runs.arms[0]), color="k", lw=.8, ls="--", alpha=.5)
         ax.set_title(runs.title(m), fontsize=9)

@@ -110,6 +110,7 @@ def test_a_wheel_brings_the_tutorials(tmp_path):
     (wheel,) = tmp_path.glob("olmoearth-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "olmoearth/tutorials/01_quickstart.ipynb" in names and "olmoearth/maps.py" in names
+    assert {"olmoearth/notebooks/report.ipynb", "olmoearth/notebooks/pretrain.ipynb"} <= set(names)
     assert not [n for n in names if n.startswith(("nbs/", "tests/"))]
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     ask = "import sys; sys.path[:0] = sys.argv[1:]; from olmoearth.experiments import find_tutorial; print(find_tutorial('01_quickstart'))"

@@ -12,9 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from olmoearth.experiments import ParameterError
-from olmoearth.grids import app, bootstrap, collect, compare, execute, find_experiment, plan, record, run_grid, status
+from olmoearth.grids import collect, execute, find_experiment, plan, record, run_grid, status
+from olmoearth.reports import app, bootstrap, compare
 
-PARAMETERS = "seed = 0\nout = ''\nwidth = 1\nwait = 0.0"
+PARAMETERS = "seed = 0\nout = ''\nwidth = 1\nwait = 0.0\ndeep = False"
 CODE = ["import time\nfrom pathlib import Path\nfrom olmoearth.grids import record", "(Path(out) / 'begun').touch(); time.sleep(wait)", "record(out, score=width + seed / 10)"]
 
 
@@ -42,7 +43,7 @@ def test_the_two_commands(tmp_path):
     more = call("run", path, "-p", "wait=0", "--grid", "width=1,3", "--seeds", "0,1,2", "--out", tmp_path / "g")     # a third seed: two runs more
     assert "6 runs, 4 finished before, 2 to do" in more.output
     shown = call("report", tmp_path / "g", "--metric", "score")
-    assert shown.exit_code == 0 and "width=3" in shown.output and (tmp_path / "g/report.html").stat().st_size > 10_000
+    assert shown.exit_code == 0 and "width=3" in shown.output and all((tmp_path / "g" / f).stat().st_size > 3_000 for f in ("report.html", "report.ipynb", "report.parquet"))
     table = compare(collect(tmp_path / "g"), "score")
     assert table["seeds"].tolist() == [3, 3] and table["difference"].round(6).tolist() == [0, 2] and table["mean"].round(6).tolist() == [1.1, 3.1]
 
@@ -50,7 +51,10 @@ def test_the_two_commands(tmp_path):
 @pytest.mark.parametrize("words, answer", [
     (["-p", "widht=2"], "did you mean 'width'?"), (["-p", "width=wide"], "width is of type int (1), not str"), (["-p", "width"], "write key=value"),
     (["--grid", "width=1,1"], "names an arm twice"), (["--seeds", "a"], "write whole numbers"), (["-p", "seed=1"], "use --seeds"),
-    (["-p", "width=1", "--grid", "width=2"], "once as fixed and once as a grid"), (["--seeds", "0,0"], "give each seed once")])
+    (["-p", "width=1", "--grid", "width=2"], "once as fixed and once as a grid"), (["--seeds", "0,0"], "give each seed once"),
+    (["-p", "deep=true"], "write True"), (["--arm", "width=2", "--grid", "width=1,3"], "once in an arm and once as a grid"), (["--arm", "width"], "write key=value"),
+    (["--arm", "widht=2"], "did you mean 'width'?"), (["--arm", "width=1", "--arm", ""], "width=1 and base are the same setting"),
+    (["-p", "width=1", "--arm", "width=2"], "once as fixed")])
 def test_a_wrong_word_is_answered_in_one_line(tmp_path, words, answer):
     done = call("run", notebook(tmp_path), *words, "--out", tmp_path / "g")
     assert done.exit_code == 1 and answer in done.stderr and done.stderr.count("\n") == 1 and not (tmp_path / "g").exists()
@@ -93,6 +97,27 @@ def test_a_notebook_without_numbers_has_not_succeeded(tmp_path):
     assert "without record" in execute(plan(notebook(tmp_path, CODE[:1]), tmp_path / "g")[0])
     with pytest.raises(ParameterError, match="must be numbers"): record(tmp_path, score="good")
     with pytest.raises(ParameterError, match="no parameter out"): plan(notebook(tmp_path, parameters="seed = 0"), tmp_path / "h")
+
+
+def test_listed_arms_are_combined_with_the_grid(tmp_path):
+    path = notebook(tmp_path)
+    runs = plan(path, tmp_path / "g", {"deep": True}, {"wait": [0.0, 0.5]}, [0, 1], [{"width": 2}, {}])
+    assert [r.arm for r in runs[::2]] == [{"width": 2, "wait": 0.0}, {"width": 2, "wait": 0.5}, {"wait": 0.0}, {"wait": 0.5}] and [r.seed for r in runs[:2]] == [0, 1]
+    done = call("run", path, "--arm", "width=2,deep=True", "--arm", "", "--jobs", "2", "--out", tmp_path / "h")
+    assert done.exit_code == 0 and sorted(p.name for p in (tmp_path / "h").iterdir()) == ["base", "width=2,deep=True"]
+    assert sorted(collect(tmp_path / "h")["score"]) == [1, 2]
+
+
+def test_a_damaged_note_is_named_and_nothing_is_overwritten(tmp_path):
+    path = notebook(tmp_path)
+    [run] = plan(path, tmp_path / "g")
+    run.folder.mkdir(parents=True)
+    for text in ("{", "[]", "{}"):
+        (run.folder / "run.json").write_text(text)
+        for words in (("run", path, "--out", tmp_path / "g"), ("report", tmp_path / "g")):
+            done = call(*words)
+            assert done.exit_code == 1 and "run.json is damaged; remove its folder" in done.stderr and done.stderr.count("\n") == 1
+    assert (run.folder / "run.json").read_text() == "{}"
 
 
 def test_a_killed_grid_goes_on(tmp_path):

@@ -99,7 +99,7 @@ def test_module_is_short_documented_and_finished(path):
     assert not bad, bad
 
 
-@pytest.mark.parametrize("path", [*(TOP / "nbs").glob("*.ipynb"), *(TOP / "tutorials").glob("*.ipynb")], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*(TOP / "nbs").rglob("[!.]*.ipynb"), *(TOP / "tutorials").glob("*.ipynb")], ids=lambda p: p.stem)
 def test_notebook_is_small_titled_and_clean(path):
     assert path.stat().st_size <= 300_000
     nb = json.loads(path.read_text(encoding="utf-8"))
@@ -107,6 +107,14 @@ def test_notebook_is_small_titled_and_clean(path):
     outputs = json.dumps([c.get("outputs", []) for c in nb["cells"]])
     assert str(Path.home()) + "/" not in outputs and str(TOP) not in outputs, "an output holds a path of one machine"
     assert not [c for c in nb["cells"] if any(o["output_type"] == "error" for o in c.get("outputs", []))], "an output is an error"
+
+
+def test_every_committed_report_has_its_small_bundle_and_its_grid():
+    home = TOP / "nbs/experiments"
+    grids = re.findall(r"^(\S+):", (home / "grids.txt").read_text(encoding="utf-8"), re.M)
+    there = lambda kind: {p.stem for p in (home / "reports").glob(f"*.{kind}")}
+    assert there("ipynb") == there("parquet") and there("ipynb") <= set(grids)
+    assert all(p.stat().st_size <= 300_000 for p in (home / "reports").iterdir())
 
 
 def loaded(code: str) -> set[str]:
@@ -124,7 +132,10 @@ def test_import_olmoearth_loads_nothing_else():
 
 
 def test_help_loads_only_the_command_line_packages():
-    code = "sys.argv = ['olmoearth', '--help']; from olmoearth.experiments import app; app()"
+    entry = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["scripts"]["olmoearth"].split(":")[0]
+    commands = [module_of(p) for p in NOTEBOOKS if any("@app.command" in text for text in exported(p))]
+    assert entry == f"olmoearth.{commands[-1]}", "the console entry is the last module that registers a command"
+    code = f"sys.argv = ['olmoearth', '--help']; from {entry} import app; app()"
     found = loaded(code)
     assert {"olmoearth", "typer"} <= found
     assert found <= {"olmoearth", "typer", "click", "shellingham", "typing_extensions", "annotated_doc", "colorama"}

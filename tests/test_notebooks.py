@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parent.parent
-NOTEBOOKS = [*sorted((TOP / "nbs").glob("*.ipynb")), *sorted((TOP / "tutorials").glob("*.ipynb"))]
+NOTEBOOKS = [p for home in ("nbs", "nbs/experiments/reports", "tutorials") for p in sorted((TOP / home).glob("*.ipynb"))]
 RUN = """
 import sys
 from nbdev.test import test_nb
