@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 import numpy as np
 from .loading import Dataset
-from .samples import Sample
+from .samples import Label, Sample
 from .settings import get_settings
 
 # %% auto #0
@@ -27,11 +27,12 @@ def fingerprint(
         for k in sorted(s.arrays):
             for part in (k.encode(), str(s.arrays[k].shape).encode(), np.ascontiguousarray(s.arrays[k]).tobytes(), s.mask(k).tobytes()): digest.update(part)
         digest.update(s.times.tobytes())
+        for k, v in sorted(s.labels.items()): digest.update(k.encode()); digest.update(np.ascontiguousarray(v.values).tobytes())
     return digest.hexdigest()
 
 # %% ../nbs/05b_cache.ipynb #6c1b391e
 class Cached:
-    "A dataset whose samples are kept on disk as memory-mapped arrays, without labels."
+    "A dataset whose samples are kept on disk as memory-mapped arrays."
     def __init__(
         self,
         dataset: Dataset,                   # what to keep
@@ -51,7 +52,8 @@ class Cached:
         load = lambda kind: {k: np.load(at / f"{kind}_{k}.npy", mmap_mode="r") for k in facts[kind]}
         arrays, gaps = load("arrays"), load("missing")
         gaps = {k: np.broadcast_to(v, arrays[k].shape) for k, v in gaps.items()}
-        return Sample(arrays, np.array(facts["times"], "datetime64[D]"), gaps, facts["crs"], facts["transform"], {}, facts["name"], facts["attrs"])
+        labels = {k: Label(np.load(at / f"label_{k}.npy", mmap_mode="r"), {int(c): t for c, t in v["classes"].items()}, tuple(v["ignore"])) for k, v in facts["labels"].items()}
+        return Sample(arrays, np.array(facts["times"], "datetime64[D]"), gaps, facts["crs"], facts["transform"], labels, facts["name"], facts["attrs"])
 
 # %% ../nbs/05b_cache.ipynb #48678731
 def _write_arrays(
@@ -65,7 +67,9 @@ def _write_arrays(
     masks = {k: v[..., :1] if (v == v[..., :1]).all() else v for k, v in masks.items() if v.any()}      # one mask for all bands where they agree
     for kind, arrays in (("arrays", sample.arrays), ("missing", masks)):
         for k, v in arrays.items(): np.save(part / f"{kind}_{k}.npy", v)
-    facts = {"arrays": list(sample.arrays), "missing": list(masks), "times": sample.times.astype(str).tolist(), "crs": sample.crs,
+    for k, v in sample.labels.items(): np.save(part / f"label_{k}.npy", v.values)
+    facts = {"labels": {k: {"classes": {int(c): t for c, t in v.classes.items()}, "ignore": [int(i) for i in v.ignore]} for k, v in sample.labels.items()},
+             "arrays": list(sample.arrays), "missing": list(masks), "times": sample.times.astype(str).tolist(), "crs": sample.crs,
              "transform": sample.transform, "name": sample.name, "attrs": sample.attrs}
     (part / "facts.json").write_text(json.dumps(facts))
     try: part.rename(at)
