@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from .experiments import ParameterError, _plain_errors, app
+from .reports import bootstrap   # and with it all other commands
 
 if TYPE_CHECKING:
     import numpy as np
@@ -228,7 +229,6 @@ def _probe(samples: Sequence[Sample], before: list[Any], after: list[Any], patch
 
 def _pretext_change(before: Sequence[float], after: Sequence[float]) -> list[Change]:
     "The held-out loss; its interval is over batches."
-    from olmoearth.reports import bootstrap
     pairs = [(a, b) for a, b in zip(before, after, strict=True) if a == a and b == b]
     if not pairs: return []
     a, b = (sum(v) / len(v) for v in zip(*pairs, strict=True))

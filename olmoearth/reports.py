@@ -237,6 +237,7 @@ def _settle(
         for o in cell["outputs"]:
             if "execution_count" in o: o["execution_count"] = None
             o.get("metadata", {}).clear()
+            if "text/plain" in o.get("data", {}): o["data"]["text/plain"] = [re.sub(r" at 0x[0-9a-f]+", "", "".join(o["data"]["text/plain"]))]   # an address of this run
             if any(k.startswith("image/") for k in o.get("data", {})): o["data"].pop("text/html", None)
     if heading: nb["cells"][0]["source"] = [f"# {heading}\n", *nb["cells"][0]["source"][1:]]
     nb["metadata"] = {"kernelspec": nb["metadata"]["kernelspec"]}

@@ -136,6 +136,8 @@ def test_help_loads_only_the_command_line_packages():
     commands = [module_of(p) for p in NOTEBOOKS if any("@app.command" in text for text in exported(p))]
     assert entry == f"olmoearth.{commands[-1]}", "the console entry is the last module that registers a command"
     code = f"sys.argv = ['olmoearth', '--help']; from {entry} import app; app()"
+    said = subprocess.run([sys.executable, "-c", f"import sys; {code}"], capture_output=True, text=True, cwd=TOP, check=True).stdout
+    assert all(re.search(rf"^  {name} ", said, re.M) for name in ("adapt", "demo", "export", "info", "models", "report", "run"))
     found = loaded(code)
     assert {"olmoearth", "typer"} <= found
     assert found <= {"olmoearth", "typer", "click", "shellingham", "typing_extensions", "annotated_doc", "colorama"}

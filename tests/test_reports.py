@@ -60,8 +60,8 @@ def test_a_bundle_stays_small(tmp_path):
     for seed in range(4):
         leave(tmp_path / "g", {"w": 1}, seed, {"score": 1.0}, [{"step": i, **{f"k{j}": draw.standard_normal() for j in range(40)}} for i in range(500)])
     assert bundle(tmp_path / "g", tmp_path / "b.parquet").stat().st_size < 90_000
-    small = bundle(tmp_path / "g", tmp_path / "c.parquet", most=20_000)
-    assert small.stat().st_size <= 20_000 and 7 <= len(read_runs(small).history) / 4 < 60
+    small = bundle(tmp_path / "g", tmp_path / "c.parquet", most=50_000)
+    assert small.stat().st_size <= 50_000 and 7 <= len(read_runs(small).history) / 4 < 60
 
 
 def test_runs_failed_and_unfinished_are_named_without_paths_of_a_machine(grid):
@@ -161,7 +161,7 @@ def test_a_report_is_kept_and_executed_again(grid, tmp_path):
     assert read_parameters(made.notebook) == {"bundle": "mine.parquet", "metrics": "score", "base": "w=b", "title": "mine", "live": False}
     assert "".join(nb["cells"][0]["source"]).startswith("# Report: mine") and str(tmp_path) not in text and "<script" not in text and '"image/png"' in text
     page = made.page.read_text()
-    assert "Bokeh" in page and not re.search(r"<script[^>]*src=.http", page) and "data:image/png" not in page and "data-root-id" in page
+    assert "Bokeh" in page and not re.search(r"<script[^>]*src=.http", page) and not re.search('<img[^>]*src="data:image', page) and "data-root-id" in page
     nb["cells"].append({"cell_type": "markdown", "id": "mine", "metadata": {}, "source": "**What it means.** Nothing."})
     made.notebook.write_text(json.dumps(nb))
     leave(grid, {"w": "b"}, 5, {"score": 99.0})
