@@ -6,7 +6,7 @@
 from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 import torch
 from torch import Tensor
@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from .cache import Cached
 from .learned import autoencoder_projection, kmeans_projection
 from .loading import Dataset, Loader
-from .losses import columns
 from .masking import cross_modality, strategy
 from .modalities import MAPS, SENSORS
 from .model import Config, OlmoEarth
 from .panels import leakage
 from .pixels import PixelLoss, PixelTarget
-from .probing import ProbeWatch, probe_tiles
+from .probing import ProbeWatch
 from .samples import InputError
 from .settings import get_settings
 from .synthetic import World
@@ -119,7 +118,7 @@ def held_tiles(
     return Cached(world.tiles(n, size=64, seed=2, months=6, modalities=SENSORS, latitudes=latitudes, years=years), get_settings().cache_dir / "experiments" / "held")
 
 # %% ../nbs/34_arms.ipynb #80e48a8e
-RECIPE: Mapping[str, Any] = {"batch_size": 8, "patch_sizes": (8,), "sides": (4,), "budget": 150}
+RECIPE: Mapping[str, Any] = {"batch_size": 4, "patch_sizes": (8,), "sides": (4,), "budget": 150}
 
 
 def crops(
@@ -189,8 +188,8 @@ def steps_to(
 
 # %% ../nbs/34_arms.ipynb #42b596b8
 TITLES = {"linear": "linear probe, macro-F1 %", "knn": "kNN probe, macro-F1 %", "linear_gain": "linear probe, gain over untrained", "knn_gain": "kNN probe, gain over untrained",
-          "share": "loss, % of chance", "held_share": "held-out loss, % of chance", "rank": "effective rank", "cosine": "mean cosine of tokens", "collapsed": "collapse found", "findings": "findings",
-          "leakage": "hidden tokens with a visible neighbour, %", "minutes": "minutes of training"}
+          "share": "loss, % of chance", "held_share": "held-out loss, % of chance", "rank": "effective rank", "cosine": "mean cosine of tokens", "collapsed": "collapse found", 
+          "findings": "findings", "leakage": "hidden tokens with a visible neighbour, %", "minutes": "minutes of training"}
 
 
 def outcome(

@@ -10,11 +10,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .losses import Loss, columns, instance_contrastive, _mean
+from .losses import Loss, columns, everywhere, instance_contrastive, _mean
 from .model import Config, OlmoEarth, Output
 from .modalities import bandsets, modality
 from .samples import Batch, InputError
-from .targets import cut, patch_values
+from .targets import cut, patch_values, Target
 from .tokens import BAND_MEAN, IMAGE_PATCH, Layout, Role, channels, patch_side, require_modalities, resize_matrix, token_missing
 from .transformer import init_weights
 
@@ -50,7 +50,7 @@ def _reach(x: Tensor, height: int, width: int) -> Tensor:
     return x
 
 # %% ../nbs/11b_pixels.ipynb #bd17ffd6
-class PixelTarget(nn.Module):
+class PixelTarget(Target):
     "Targets: the normalised pixels of each patch. Nothing in it trains or moves."
     def __init__(
         self, normalise: Literal["none", "patch"] = "none",   # "patch": each patch of an image to mean 0 and deviation 1
@@ -75,12 +75,6 @@ class PixelTarget(nn.Module):
         if not parts: return torch.zeros(len(batch), 0, 0, device=batch.days.device)
         table = torch.cat([F.pad(x, (0, width - x.shape[2]), value=torch.nan) for x in parts], 1)      # (B, N, P)
         return table.masked_fill(token_missing(batch, layout)[..., None], torch.nan)
-
-    def update(
-        self, model: OlmoEarth,   # after an optimiser's step
-        done: float,              # share of the training that is over
-    ) -> None:
-        "Nothing: pixels do not move."
 
     def digest(self) -> str:
         "A checksum of what decides the target: its options."
@@ -158,12 +152,13 @@ class PixelLoss(nn.Module):
         self._check(answers, target, roles, layout, int(decode.sum()))
         with torch.autocast(answers.device.type, enabled=False):
             error, chance, counted = self._tokens(answers.float(), target, decode, layout)
+            at = {name: columns(layout, name) for name in layout.names}
+            samples = everywhere(torch.stack([counted[:, c].any(1).view(len(roles), -1).sum(1) for c in at.values()]))   # (K, V) that count, of each modality
             total, terms, base = answers.new_zeros((), dtype=torch.float32), {}, {}
-            for name in layout.names:
-                at = columns(layout, name)
-                if not counted[:, at].any(): continue
-                terms[name] = _mean(error[:, at], counted[:, at], len(roles))
-                level = _mean(chance[:, at], counted[:, at], len(roles)).detach()
+            for (name, c), counts, found in zip(at.items(), samples, samples.any(1).tolist(), strict=True):
+                if not found: continue
+                terms[name] = _mean(error[:, c], counted[:, c], len(roles), counts)
+                level = _mean(chance[:, c], counted[:, c], len(roles), counts).detach()
                 base[name] = torch.where(level > self._error(level.new_tensor(0.01), level.new_zeros(())), level, 0.)   # all the same: a share would say nothing
                 total = total + self.weights.get(name, 1.) * terms[name]
         return Loss(total, {prefix + k: v.detach() for k, v in terms.items()}, {prefix + k: v for k, v in base.items()})
@@ -204,10 +199,10 @@ def _band_mean(t: Tensor, known: Tensor, bands: int) -> Tensor:
     return (per(t * known) / per(known).clamp(min=1)).repeat(t.shape[1] // bands)[None]
 
 # %% ../nbs/11b_pixels.ipynb #00b4422a
-class TargetPair(nn.Module):
+class TargetPair(Target):
     "Two targets in one table: the first D columns are the latent one, the rest pixels."
     def __init__(
-        self, latent: nn.Module,   # (batch, layout) -> (B, N, D), with `update` and `digest`
+        self, latent: Target,      # gives (B, N, D)
         pixels: PixelTarget,       # the other
     ) -> None:
         super().__init__()
@@ -226,11 +221,11 @@ class TargetPair(nn.Module):
         done: float,              # share of the training that is over
     ) -> None:
         "Of the latent target."
-        self.latent.update(model, done)   # type: ignore
+        self.latent.update(model, done)
 
     def digest(self) -> str:
         "Of both."
-        return self.latent.digest() + self.pixels.digest()   # type: ignore
+        return self.latent.digest() + self.pixels.digest()
 
 # %% ../nbs/11b_pixels.ipynb #b76ad3e0
 class LossPair(nn.Module):

@@ -19,8 +19,8 @@ from .tokens import (BAND_MEAN, IMAGE_PATCH, Layout, PatchEmbedding, Slice, chan
 from .transformer import gather, pack, rows_of, scatter
 
 # %% auto #0
-__all__ = ['freeze', 'FrozenProjection', 'MomentumEncoder', 'patch_values', 'cut', 'fit_layout', 'patch_rows', 'embedding_of',
-           'principal_projection', 'set_components']
+__all__ = ['freeze', 'Target', 'FrozenProjection', 'MomentumEncoder', 'patch_values', 'cut', 'fit_layout', 'patch_rows',
+           'embedding_of', 'principal_projection', 'set_components']
 
 # %% ../nbs/10_targets.ipynb #568c15e6
 def freeze(
@@ -35,7 +35,22 @@ def freeze(
     return frozen
 
 # %% ../nbs/10_targets.ipynb #65ac0354
-class FrozenProjection(nn.Module):
+class Target(nn.Module):
+    "What the decoder predicts: `forward(batch, layout)` gives (B, N, D) for every token, hidden or not."
+    def update(
+        self, model: OlmoEarth,   # after an optimiser's step
+        done: float,              # share of the training that is over, 0 to 1
+    ) -> None:
+        "Nothing, unless a target says otherwise."
+
+    def digest(self) -> str:
+        "A checksum of every byte of the weights."
+        h = hashlib.blake2b(digest_size=8)
+        for name, v in sorted(self.state_dict().items()): h.update(name.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())
+        return h.hexdigest()
+
+# %% ../nbs/10_targets.ipynb #cb65728e
+class FrozenProjection(Target):
     "Targets: the initial patch embedding, without any encoding, forever."
     def __init__(
         self, embedding: nn.Module,   # (batch, layout) -> (B, N, D), already frozen; use `of` to freeze one
@@ -61,20 +76,10 @@ class FrozenProjection(nn.Module):
         "The target of every token, hidden or not."
         return self.embedding(batch, layout)
 
-    def update(
-        self, model: OlmoEarth,   # after an optimiser's step
-        done: float,              # share of the training that is over
-    ) -> None:
-        "Nothing: that is the point."
 
-    def digest(self) -> str:
-        "A checksum of every byte of the weights."
-        h = hashlib.blake2b(digest_size=8)
-        for name, v in sorted(self.state_dict().items()): h.update(name.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())
-        return h.hexdigest()
 
 # %% ../nbs/10_targets.ipynb #d4252b13
-class MomentumEncoder(nn.Module):
+class MomentumEncoder(Target):
     "Targets: features of a slow copy of the model."
     def __init__(
         self, model: OlmoEarth,                        # copied, not changed

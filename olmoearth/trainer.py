@@ -22,7 +22,7 @@ from .masking import get_strategy, mask_views, Strategy
 from .model import OlmoEarth, Output
 from .samples import Batch, InputError
 from .settings import pick_dtype, torch_generator
-from .targets import FrozenProjection, MomentumEncoder
+from .targets import FrozenProjection, Target
 from .team import like, load_optimiser, Team, whole_tensors
 from .tokens import Layout, token_missing
 from .transformer import Packing, set_generator
@@ -177,7 +177,7 @@ class Trainer:
         loader: Loader,                            # where batches come from
         config: TrainConfig | None = None,         # None: the defaults
         callbacks: Iterable[Callback] = (),        # in this order
-        target: FrozenProjection | MomentumEncoder | None = None,    # None: the frozen projection of the model as it is now
+        target: Target | None = None,              # None: the frozen projection of the model as it is now
         masking: str | Strategy | None = None,     # your own; None: as in the config
         loss: LossFn = released_loss,              # your own; a module's weights are trained too
     ):
