@@ -188,7 +188,7 @@ def steps_to(
 
 # %% ../nbs/34_arms.ipynb #42b596b8
 TITLES = {"linear": "linear probe, macro-F1 %", "knn": "kNN probe, macro-F1 %", "linear_gain": "linear probe, gain over untrained", "knn_gain": "kNN probe, gain over untrained",
-          "share": "loss, % of chance", "held_share": "held-out loss, % of chance", "rank": "effective rank", "cosine": "mean cosine of tokens", "collapsed": "collapse found", 
+          "share": "loss, % of chance", "held_share": "held-out loss, % of chance", "rank": "effective rank", "cosine": "mean cosine of tokens", "collapsed": "collapse found",
           "findings": "findings", "leakage": "hidden tokens with a visible neighbour, %", "minutes": "minutes of training"}
 
 
