@@ -119,8 +119,9 @@ class Team:
     ) -> nn.Module:             # to call in its place
         "Make gradients those of all processes."
         if not self.shard: return self.accelerator.prepare_model(net, device_placement=False) if self.processes > 1 else net
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
-        mesh = torch.distributed.init_device_mesh(self.device.type, (self.processes,))
+        mesh = init_device_mesh(self.device.type, (self.processes,))
         for part in net.modules():
             if isinstance(part, Block): fully_shard(part, mesh=mesh)
         return fully_shard(net, mesh=mesh)   # type: ignore

@@ -222,13 +222,13 @@ class Trainer:
     ) -> Loss:                      # the numbers of the whole batch
         "The loss of one batch, ready for `backward`. Raises InputError for a batch that the processes cannot share."
         team, seed = self.team, self.config.seed
-        if draw is None: draw = self.step * self.config.accumulate
+        number: int = self.step * self.config.accumulate if draw is None else draw
         batch = team.own(batch).to(self.device)
         layout = Layout.from_batch(batch, self.model.config.preset)
         missing = team.gather(token_missing(batch, layout)).cpu()                                                     # (B, N) of the joint batch
-        roles = mask_views(self.masking, layout, missing, torch_generator(seed, "mask", draw), self.config.views)   # (V, B, N)
+        roles = mask_views(self.masking, layout, missing, torch_generator(seed, "mask", number), self.config.views)   # (V, B, N)
         own = slice(team.rank * len(batch), (team.rank + 1) * len(batch))
-        set_generator(self.model, part_of(torch_generator(seed, "drop path", draw), team.rank, team.processes, len(batch)))
+        set_generator(self.model, part_of(torch_generator(seed, "drop path", number), team.rank, team.processes, len(batch)))
         with torch.autocast(self.device.type, self.net.dtype, enabled=self.net.dtype != torch.float32): target = self.target(batch, layout)   # (b, N, D)
         with team.joint(): loss, self.last = self.wrapped(batch, target, roles[:, own].to(self.device), layout)
         return team.agree(loss)
