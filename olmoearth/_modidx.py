@@ -27,6 +27,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'olmoearth.arms._encoder': ('arms.html#_encoder', 'olmoearth/arms.py'),
                                 'olmoearth.arms.crops': ('arms.html#crops', 'olmoearth/arms.py'),
                                 'olmoearth.arms.held_tiles': ('arms.html#held_tiles', 'olmoearth/arms.py'),
+                                'olmoearth.arms.hidden_sensor': ('arms.html#hidden_sensor', 'olmoearth/arms.py'),
                                 'olmoearth.arms.negatives': ('arms.html#negatives', 'olmoearth/arms.py'),
                                 'olmoearth.arms.outcome': ('arms.html#outcome', 'olmoearth/arms.py'),
                                 'olmoearth.arms.paper_selection': ('arms.html#paper_selection', 'olmoearth/arms.py'),

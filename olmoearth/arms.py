@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from .cache import Cached
 from .learned import autoencoder_projection, kmeans_projection
 from .loading import Dataset, Loader
-from .masking import cross_modality, strategy
+from .masking import cross_modality, get_strategy, strategy
 from .modalities import MAPS, SENSORS
 from .model import Config, OlmoEarth
 from .panels import leakage
@@ -29,11 +29,12 @@ from .trainer import Callback, LossFn, released_loss, Seen, TrainConfig, Trainer
 from .watch import HealthWatch, HeldOut
 
 # %% auto #0
-__all__ = ['MAP_USES', 'TARGETS', 'RECIPE', 'TITLES', 'Arm', 'whole_sensors', 'paper_selection', 'teaching_tiles', 'held_tiles',
-           'crops', 'start', 'negatives', 'steps_to', 'outcome']
+__all__ = ['MAP_USES', 'PICO', 'TARGETS', 'RECIPE', 'TITLES', 'Arm', 'whole_sensors', 'paper_selection', 'teaching_tiles',
+           'held_tiles', 'crops', 'start', 'negatives', 'hidden_sensor', 'steps_to', 'outcome']
 
 # %% ../nbs/34_arms.ipynb #091f9598
 MAP_USES = ("target", "none", "input")
+PICO: Mapping[str, Any] = {"depth": 2, "dim": 64, "heads": 4, "decoder_depth": 1}   # learns within a minute on one core
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Arm:
     seed: int = 0                    # of the order of data, weights and masks
     steps: int = 400                 # updates of the weights
     lr: float = 1e-3                 # highest learning rate
-    size: str = "nano"               # encoder
+    size: str = "pico"               # encoder: "pico", smaller than any released one, or a released size
     version: str = "v1.2"            # recipe
     masking: str = "cross_modality"  # name of a strategy
     scope: str = "modality"          # who competes: batch | sample | modality | bandset
@@ -67,8 +68,9 @@ class Arm:
     @property
     def config(self) -> Config:
         "Of the model. The patch embedding starts centred: short runs need it."
-        reads = {"inputs": SENSORS + MAPS} if self.maps == "input" else {}
-        return Config.of(self.size, self.version, init="centred", band_dropout=0.0, **reads)
+        more: dict[str, Any] = {"inputs": SENSORS + MAPS} if self.maps == "input" else {}
+        if self.size == "pico": more |= PICO
+        return Config.of("nano" if self.size == "pico" else self.size, self.version, init="centred", band_dropout=0.0, **more)
 
 # %% ../nbs/34_arms.ipynb #ad809f76
 @strategy("whole_sensors")
@@ -118,7 +120,7 @@ def held_tiles(
     return Cached(world.tiles(n, size=64, seed=2, months=6, modalities=SENSORS, latitudes=latitudes, years=years), get_settings().cache_dir / "experiments" / "held")
 
 # %% ../nbs/34_arms.ipynb #80e48a8e
-RECIPE: Mapping[str, Any] = {"batch_size": 4, "patch_sizes": (8,), "sides": (4,), "budget": 150}
+RECIPE: Mapping[str, Any] = {"batch_size": 4, "patch_sizes": (8,), "sides": (4,), "budget": 300}
 
 
 def crops(
@@ -176,6 +178,23 @@ def negatives(
         for scope, rivals in (("sample", ~own), ("modality", ~own & ~cross), ("bandset", ~own & (slices[at][:, None] == slices[at]))):
             add(f"false_{scope}", (twin & rivals).sum(1) / rivals.sum(1).clamp(min=1))
     return {k: float(torch.cat(v).mean()) for k, v in found.items()}
+
+# %% ../nbs/34_arms.ipynb #6fbd0871
+@torch.no_grad()
+def hidden_sensor(
+    trainer: Trainer,       # after `fit`
+    held: Dataset,          # tiles that were not trained on
+    sensor: str,            # one that the model reads, beside others
+    batches: int = 4,       # to ask about
+) -> float:                 # its loss as a share of chance
+    "The loss of a sensor of which nothing is visible."
+    config, masking, was = trainer.model.config, trainer.masking, trainer.model.training
+    loader = Loader(held, seed=98, preset=config.preset, modalities=[m for m in config.inputs if m in SENSORS], check="off", **RECIPE)
+    trainer.masking = get_strategy("fixed", hidden=(sensor,))
+    trainer.model.eval()
+    try: shares = [trainer.evaluate(loader.batch(i), -1000 - i).share()[sensor] for i in range(batches)]
+    finally: trainer.masking = masking; trainer.model.train(was)
+    return sum(shares) / len(shares)
 
 # %% ../nbs/34_arms.ipynb #bff5ef96
 def steps_to(
