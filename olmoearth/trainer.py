@@ -201,6 +201,7 @@ class Trainer:
 
     @loss.setter
     def loss(self, loss: LossFn) -> None:
+        "Another one, without weights. Raises InputError for one with weights."
         if isinstance(loss, nn.Module) or isinstance(self.net.loss, nn.Module): raise InputError("a loss with weights belongs to the optimiser: give it to Trainer(..., loss=...)")
         self.net.loss = loss
 
