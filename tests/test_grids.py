@@ -143,7 +143,7 @@ def test_a_cluster_of_two_processes(tmp_path):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         assert run_grid(plan(notebook(tmp_path), tmp_path / "g", grid={"width": [1, 2]}), dask=cluster.scheduler_address) == {}
-    assert collect(tmp_path / "g")["score"].tolist() == [1, 2]
+    assert sorted(collect(tmp_path / "g")["score"]) == [1, 2]      # they began at the same time, in either order
 
 
 def test_the_bootstrap_covers_and_says_when_it_cannot():
