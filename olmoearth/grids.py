@@ -86,15 +86,16 @@ def status(
 
 # %% ../nbs/31_grids.ipynb #e5bb262d
 def execute(
-    run: Run,   # any
-) -> str:       # "" or why it failed
+    run: Run,             # any
+    order: float = 0.0,   # its place among the runs of a grid, as a time; 0: now
+) -> str:                 # "" or why it failed
     "Run it, whatever was there before, and note how it ended."
     from olmoearth.pretrained import code_version                  # brings torch, which `--help` need not wait for
     run.folder.mkdir(parents=True, exist_ok=True)
     file, start, begun = run.folder / "run.json", time.monotonic(), time.time()
     def note(how: str, **more: Any) -> None:
         part = file.with_suffix(".part")
-        part.write_text(json.dumps(run.facts | {"code": code_version(), "begun": begun, "status": how} | more, indent=1))
+        part.write_text(json.dumps(run.facts | {"code": code_version(), "begun": begun, "order": order or begun, "status": how} | more, indent=1))
         part.replace(file)                                         # a kill leaves a whole file
     for name in LEFT: (run.folder / name).unlink(missing_ok=True)   # what an earlier try left is not of this one
     note("running")
@@ -190,25 +191,26 @@ def run_grid(
     todo = [r for r in runs if status(r) != "done"]
     say(f"{len(runs)} run{'s' * (len(runs) != 1)}, {len(runs) - len(todo)} finished before" + (f", {len(todo)} to do" if todo else ": nothing to do"))
     failed: dict[str, str] = {}
+    order = [time.time() + 1e-3 * i for i in range(len(todo))]     # as planned, whoever begins first
     def ended(run: Run, why: str) -> None:
         if why: failed[run.name] = why
         say(f"{run.name}: {why or 'done'}")
     if dask and todo:
         distributed = require("distributed", "dask")
         with distributed.Client(dask) as client:
-            futures = {client.submit(execute, r, pure=False): r for r in todo}
+            futures = {client.submit(execute, r, o, pure=False): r for r, o in zip(todo, order, strict=True)}
             for future in distributed.as_completed(futures): ended(futures[future], future.result())
         return failed
     with ThreadPoolExecutor(max(1, jobs)) as pool:                 # each notebook runs in a process of its own
-        for run, why in zip(todo, pool.map(execute, todo), strict=True): ended(run, why)
+        for run, why in zip(todo, pool.map(execute, todo, order), strict=True): ended(run, why)
     return failed
 
 # %% ../nbs/31_grids.ipynb #e026fbcb
 def runs_in(
     out: str | Path,     # folder of a grid
-) -> list[dict[str, Any]]:   # what each run.json holds, and its folder; arms in the order in which they began, then seeds
+) -> list[dict[str, Any]]:   # what each run.json holds, and its folder; arms in the order in which they were asked for, then seeds
     "All runs of a grid. Raises ParameterError where their notebooks or fixed parameters differ: such runs cannot be compared."
-    held = sorted(({**_note(f), "folder": f.parent} for f in Path(out).glob("*/seed-*/run.json")), key=lambda r: r["begun"])
+    held = sorted(({**_note(f), "folder": f.parent} for f in Path(out).glob("*/seed-*/run.json")), key=lambda r: r.get("order", r["begun"]))
     first = {arm_name(r["arm"]): i for i, r in reversed(list(enumerate(held)))}
     held.sort(key=lambda r: (first[arm_name(r["arm"])], r["seed"]))
     for key, what in (("digest", "the code of their notebook"), ("fixed", "their fixed parameters")):

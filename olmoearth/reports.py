@@ -176,7 +176,7 @@ def plot_arms(
             ax.plot(r.mean, at[r.arm], "|", ms=11, mew=2, color="k")
         ax.axvline(c.set_index("arm")["mean"].get(base or runs.arms[0]), color="k", lw=.8, ls="--", alpha=.5)
         ax.set_title(runs.title(m), fontsize=9)
-        ax.set_yticks(list(at.values()), list(at), fontsize=8); ax.tick_params(axis="x", labelsize=7)
+        ax.set_yticks(list(at.values()), list(at), fontsize=8); ax.tick_params(axis="x", labelsize=7); ax.locator_params(axis="x", nbins=5)
         ax.spines[["top", "right"]].set_visible(False); ax.set_ylim(-.6, len(at) - .4)
     plt.close(fig)
     return Live(fig, _live_arms(runs, found)) if live else fig
