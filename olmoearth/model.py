@@ -6,6 +6,7 @@
 from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 import torch
 from torch import Tensor, nn
 from .modalities import MAPS, SENSORS, UnknownName
@@ -18,10 +19,13 @@ from .tokens import Layout, PatchEmbedding, Role, Tokens, token_missing
 from .transformer import Block, Packing, Rows, gather, init_weights, pack, rows_of, scatter, set_generator, split_rows
 
 # %% auto #0
-__all__ = ['SIZES', 'VERSIONS', 'ROPE_BASE', 'Config', 'Encoder', 'Decoder', 'row_means', 'Output', 'OlmoEarth',
-           'count_parameters', 'pool_places']
+__all__ = ['INITS', 'SIZES', 'VERSIONS', 'ROPE_BASE', 'Config', 'Encoder', 'Decoder', 'row_means', 'Output', 'start_local',
+           'OlmoEarth', 'count_parameters', 'pool_places']
 
 # %% ../nbs/09_model.ipynb #068852c5
+INITS = ("released", "centred", "local")
+
+# %% ../nbs/09_model.ipynb #e3adcd24
 @dataclass(frozen=True)
 class Config:
     "What a model is made of."
@@ -38,7 +42,7 @@ class Config:
     decoder_position: str = "absolute"   # of the decoder
     pooler: int = 0                 # readings of the attention pooler; 0: none, a place is the mean of its tokens
     student: int = 0                # width of the pooler's narrow copy; 0: none
-    init: str = "released"          # of the patch embedding: "released" | "centred", see `PatchEmbedding.centre`: for short runs
+    init: str = "released"          # first weights: "released" | for short runs "centred", see `PatchEmbedding.centre`, or "local", see `start_local`
     modalities: tuple[str, ...] = SENSORS + MAPS   # what has weights: can be encoded or decoded
     inputs: tuple[str, ...] = SENSORS              # what the encoder reads; the maps were never inputs
     size: str = "nano"              # name of the size, for people and file names
@@ -57,7 +61,8 @@ class Config:
             raise InputError(f"Config has no field {', '.join(sorted(unknown))}; it has {', '.join(f.name for f in fields(Config))}")
         narrow = {"pixel_hidden": 12} if size == "nano" and version != "v1" else {}
         config = replace(Config(size=size, version=version, **SIZES[size]), **{**VERSIONS[version], **narrow, **overrides})  # type: ignore
-        if config.init not in ("released", "centred"): raise InputError(f"init={config.init!r}; use 'released' or 'centred'")
+        if config.init not in INITS: raise InputError(f"init={config.init!r}; use one of {', '.join(INITS)}")
+        if config.init == "local" and "absolute" in (config.position, config.decoder_position): raise InputError("init='local' needs rotary positions: use version='v1.2', or init='centred'")
         if absent := [k for k in config.inputs if k not in config.modalities]:
             raise InputError(f"inputs {', '.join(absent)} must also be in modalities; add them there, or give inputs={tuple(k for k in config.inputs if k in config.modalities)}")
         return config
@@ -176,6 +181,24 @@ class Output:
         return Tokens(scatter(self.features, self.seen), self.role, self.layout)
 
 # %% ../nbs/09_model.ipynb #acb8cf2b
+@torch.no_grad()
+def start_local(
+    encoder: Encoder,          # both with rotary positions
+    decoder: Decoder,          # changed in place
+    bias: float = 1.2,         # of the decoder's queries and keys
+    residual: float = 0.05,    # factor on what attention and MLP add
+) -> None:
+    "First weights under which a hidden token begins by reading what is visible near it."
+    for block in (*encoder.blocks, *decoder.blocks):
+        block.attn.proj.weight.mul_(residual); block.fc2.weight.mul_(residual)   # type: ignore
+    for linear in (decoder.embed, decoder.embed_places, decoder.output):
+        if linear is not None: linear.weight.copy_(torch.eye(len(linear.weight)))
+    for block in decoder.blocks:
+        attn: Any = block.attn
+        attn.q.bias.fill_(bias); attn.k.bias.fill_(bias)
+        for linear in (attn.v, attn.proj): linear.weight.copy_(torch.eye(len(linear.weight)))
+
+# %% ../nbs/09_model.ipynb #6c43d8b1
 class OlmoEarth(nn.Module):
     "The whole model. Its weights depend on the configuration and the seed alone."
     def __init__(
@@ -187,7 +210,8 @@ class OlmoEarth(nn.Module):
         with torch.random.fork_rng(devices=[]):    # PyTorch's own first draws are thrown away
             self.encoder, self.decoder = Encoder(self.config), Decoder(self.config)
         init_weights(self, seed)
-        if self.config.init == "centred": self.patch_embedding.centre()
+        if self.config.init != "released": self.patch_embedding.centre()
+        if self.config.init == "local": start_local(self.encoder, self.decoder)
         set_generator(self, torch_generator(seed, "drop path"))
 
     @property
