@@ -67,10 +67,10 @@ class Arm:
 
     @property
     def config(self) -> Config:
-        "Of the model. The patch embedding starts centred: short runs need it."
+        "Of the model. Short runs need a start of their own: local where positions are rotary, centred where not."
         more: dict[str, Any] = {"inputs": SENSORS + MAPS} if self.maps == "input" else {}
         if self.size == "pico": more |= PICO
-        return Config.of("nano" if self.size == "pico" else self.size, self.version, init="centred", band_dropout=0.0, **more)
+        return Config.of("nano" if self.size == "pico" else self.size, self.version, init="centred" if self.version in ("v1", "v1.1") else "local", band_dropout=0.0, **more)
 
 # %% ../nbs/34_arms.ipynb #ad809f76
 @strategy("whole_sensors")
@@ -117,7 +117,7 @@ def held_tiles(
 ) -> Dataset:
     "Tiles to probe on: sensors, and the label land_cover."
     world = World(seed=0, clouds=clouds, missing_time=0, missing_modality=0)
-    return Cached(world.tiles(n, size=64, seed=2, months=6, modalities=SENSORS, latitudes=latitudes, years=years), get_settings().cache_dir / "experiments" / "held")
+    return Cached(world.tiles(n, size=64, seed=2, months=3, modalities=SENSORS, latitudes=latitudes, years=years), get_settings().cache_dir / "experiments" / "held")
 
 # %% ../nbs/34_arms.ipynb #80e48a8e
 RECIPE: Mapping[str, Any] = {"batch_size": 4, "patch_sizes": (8,), "sides": (4,), "budget": 300}
@@ -135,10 +135,11 @@ def start(
     arm: Arm,                            # what is trained, and how
     callbacks: Iterable[Callback] = (),  # besides the watch
     held: Dataset | None = None,         # tiles for the probe and the held-out loss; None: neither
-    probes: int = 4,                     # probes on the way; 0: none
+    probes: int = 2,                     # probes on the way; 0: none
+    model: OlmoEarth | None = None,      # None: a new one of the arm's configuration and seed
 ) -> Trainer:
     "A trainer ready to `fit`, watched by HealthWatch."
-    model, loader = OlmoEarth(arm.config, arm.seed), crops(arm)
+    model, loader = model or OlmoEarth(arm.config, arm.seed), crops(arm)
     target = TARGETS[arm.target](model, loader, arm)
     loss: LossFn = PixelLoss(arm.config, seed=arm.seed) if arm.target == "pixels" else released_loss
     config = TrainConfig(steps=arm.steps, lr=arm.lr, table_lr=1, masking=arm.masking, scope=arm.scope, contrast=arm.contrast, seed=arm.seed, drop_same=MAPS)
