@@ -68,7 +68,7 @@ class Arm:
     @property
     def config(self) -> Config:
         "Of the model. Short runs need a start of their own: local where positions are rotary, centred where not."
-        more: dict[str, Any] = {"inputs": SENSORS + MAPS} if self.maps == "input" else {}
+        more: dict[str, Any] = {"modalities": self.modalities, "inputs": self.modalities if self.maps == "input" else self.sensors}
         if self.size == "pico": more |= PICO
         return Config.of("nano" if self.size == "pico" else self.size, self.version, init="centred" if self.version in ("v1", "v1.1") else "local", band_dropout=0.0, **more)
 

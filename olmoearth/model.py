@@ -62,7 +62,8 @@ class Config:
         narrow = {"pixel_hidden": 12} if size == "nano" and version != "v1" else {}
         config = replace(Config(size=size, version=version, **SIZES[size]), **{**VERSIONS[version], **narrow, **overrides})  # type: ignore
         if config.init not in INITS: raise InputError(f"init={config.init!r}; use one of {', '.join(INITS)}")
-        if config.init == "local" and "absolute" in (config.position, config.decoder_position): raise InputError("init='local' needs rotary positions: use version='v1.2', or init='centred'")
+        if config.init == "local" and "absolute" in (config.position, config.decoder_position):
+            raise InputError("init='local' needs rotary positions: use version='v1.2', or init='centred'")
         if absent := [k for k in config.inputs if k not in config.modalities]:
             raise InputError(f"inputs {', '.join(absent)} must also be in modalities; add them there, or give inputs={tuple(k for k in config.inputs if k in config.modalities)}")
         return config

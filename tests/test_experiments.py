@@ -1,6 +1,5 @@
 """Each experiment at its smallest: the notebook runs, leaves numbers with titles, and differs between arms where it should."""
 import json
-import time
 
 import pandas as pd
 import pytest
@@ -10,7 +9,8 @@ from olmoearth.experiments import read_parameters
 from olmoearth.grids import experiments_home, find_experiment, plan, run_grid
 
 EXPERIMENTS = [p.stem for p in sorted(experiments_home().glob("*.ipynb")) if "smoke" in read_parameters(p)]
-ARMS = {"pretrain": {"target": "momentum", "depth": -1, "masking": "whole_sensors", "alone": True}, "projection": {"target": "pca"}, "shift": {"trained": "north"}, "linear_probe": {"steps": 0}}
+ARMS = {"pretrain": {"target": "momentum", "depth": -1, "masking": "whole_sensors", "alone": True},
+        "projection": {"target": "pca"}, "shift": {"trained": "north"}, "linear_probe": {"steps": 0}}
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +25,10 @@ def test_all_experiments_have_an_arm_here():
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_at_its_smallest(name, home, monkeypatch):
     monkeypatch.setenv("OLMOEARTH_CACHE_DIR", str(home / "cache"))
-    begin = time.process_time()
     assert run_grid(plan(find_experiment(name), home / name, {"smoke": True}, arms=[ARMS[name]])) == {}
     (run,) = (home / name).glob("*/seed-0")
     numbers, about = pd.read_parquet(run / "metrics.parquet"), json.loads((run / "about.json").read_text())
     assert numbers.notna().all().all() and set(about["titles"]) <= set(numbers.columns) and "simulated Earth" in about["data"]
-    assert time.process_time() - begin < 60                     # the runner itself; the notebook is another process
 
 
 def test_arms_of_one_seed_differ_in_nothing_else(tmp_path, monkeypatch):
