@@ -78,6 +78,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'olmoearth.datasets._from_variable': ('datasets.html#_from_variable', 'olmoearth/datasets.py'),
                                     'olmoearth.datasets._grid_of': ('datasets.html#_grid_of', 'olmoearth/datasets.py'),
                                     'olmoearth.datasets._guess_bands': ('datasets.html#_guess_bands', 'olmoearth/datasets.py'),
+                                    'olmoearth.datasets._safe': ('datasets.html#_safe', 'olmoearth/datasets.py'),
                                     'olmoearth.datasets._simulated': ('datasets.html#_simulated', 'olmoearth/datasets.py'),
                                     'olmoearth.datasets._variable': ('datasets.html#_variable', 'olmoearth/datasets.py'),
                                     'olmoearth.datasets.download': ('datasets.html#download', 'olmoearth/datasets.py'),

@@ -201,6 +201,14 @@ def download(
     except OSError as err: raise DownloadError(f"{name} could not be fetched ({type(err).__name__}); check the network, or fetch {url} by hand into the cache") from None
 
 # %% ../nbs/04f_datasets.ipynb #fcaa1548
+def _safe(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    "What the filter of newer Pythons does (3.11.2 of Debian has none): files and folders that stay inside."
+    if not (member.isfile() or member.isdir()) or Path(member.name).is_absolute() or ".." in Path(member.name).parts:
+        raise tarfile.TarError(f"{member.name!r} is no plain file inside the folder")
+    member.mode = 0o755 if member.isdir() else 0o644
+    return member
+
+# %% ../nbs/04f_datasets.ipynb #40e1ea26
 def unpack(
     archive: str | Path,  # .tar, .tar.gz
     folder: str | Path,   # made; an earlier one is kept as it is
@@ -211,7 +219,9 @@ def unpack(
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
-        with tarfile.open(archive) as tar: tar.extractall(work, filter="data")           # refuses paths that leave the folder
+        with tarfile.open(archive) as tar:
+            if hasattr(tarfile, "data_filter"): tar.extractall(work, filter="data")      # refuses paths that leave the folder
+            else: tar.extractall(work, [_safe(m) for m in tar])
         work.rename(folder)
     except (tarfile.TarError, EOFError, OSError) as err:
         shutil.rmtree(work, ignore_errors=True)
