@@ -82,18 +82,13 @@ def probe_changes(
 ) -> list[Change]:
     "Accuracy of both probes on blocks that they did not learn from. Raises InputError for labels that make no probe."
     import numpy as np
-    from olmoearth.probes import centre_by_position, checkerboard, probe_map
-    from olmoearth.settings import rng
+    from olmoearth.probes import block_interval, centre_by_position, checkerboard, probe_map
     train, found = checkerboard(labels.shape, block), []
     test = ~train & (labels >= 0) & np.isfinite(before).all(-1) & np.isfinite(after).all(-1)
-    row, col = np.indices(labels.shape)[:, test] // block
-    _, group = np.unique(row * 100_000 + col, return_inverse=True)
-    picks = rng(0, "bootstrap").integers(group.max(initial=0) + 1, size=(1000, group.max(initial=0) + 1))
     for kind, words, form in (("knn", "20 nearest neighbours", lambda x: centre_by_position(x, block)), ("linear", "linear probe", lambda x: x)):
         right = [probe_map(form(x), labels, train, kind)[test] == labels[test] for x in (before, after)]
-        gap, sizes = np.bincount(group, right[1].astype(float) - right[0]), np.bincount(group)            # per test block
-        low, high = np.percentile(100 * gap[picks].sum(1) / sizes[picks].sum(1), [2.5, 97.5]) if len(sizes) > 1 else (np.nan, np.nan)
-        found.append(Change(f"{name}: {words}" if name else words, 100 * float(right[0].mean()), 100 * float(right[1].mean()), float(low), float(high)))
+        low, high = block_interval(right[1].astype(float) - right[0], test, block)
+        found.append(Change(f"{name}: {words}" if name else words, 100 * float(right[0].mean()), 100 * float(right[1].mean()), 100 * low, 100 * high))
     return found
 
 # %% ../nbs/33_adapt.ipynb #0d2b0278
@@ -102,16 +97,8 @@ def pretext(
     batches: Sequence[Batch],     # held out
 ) -> list[float]:                 # one for each batch
     "Share of chance, %, under masks that depend on the batch alone."
-    import torch
-    step, last, out = trainer.step, trainer.last, []
-    trainer.model.eval()
-    with torch.no_grad():
-        for i, batch in enumerate(batches):
-            trainer.step = -1 - i
-            share = [v for k, v in trainer.evaluate(batch.to(trainer.device)).share().items() if k != "instance"]
-            out.append(100 * sum(share) / len(share) if share else float("nan"))
-    trainer.step, trainer.last = step, last
-    return out
+    from olmoearth.watch import held_shares
+    return [100 * sum(v.values()) / len(v) if v else float("nan") for v in held_shares(trainer, batches)]
 
 # %% ../nbs/33_adapt.ipynb #bec57e9a
 @dataclass

@@ -5,13 +5,16 @@
 # %% ../nbs/34_arms.ipynb #cb2542c3
 from __future__ import annotations
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+import numpy as np
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 from .cache import Cached
+from .datasets import read_scene
 from .learned import autoencoder_projection, kmeans_projection
 from .loading import Dataset, Loader
 from .masking import cross_modality, get_strategy, strategy
@@ -19,18 +22,19 @@ from .modalities import MAPS, SENSORS
 from .model import Config, OlmoEarth
 from .panels import leakage
 from .pixels import PixelLoss, PixelTarget
+from .probes import cell_labels
 from .probing import ProbeWatch
-from .samples import InputError
-from .settings import get_settings
+from .samples import InputError, Sample
+from .settings import find_data, get_settings
 from .synthetic import World
 from .targets import FrozenProjection, MomentumEncoder, principal_projection
 from .tokens import Role
 from .trainer import Callback, LossFn, released_loss, Seen, TrainConfig, Trainer
-from .watch import HealthWatch, HeldOut
+from .watch import HealthWatch, held_shares, HeldOut
 
 # %% auto #0
 __all__ = ['MAP_USES', 'PICO', 'TARGETS', 'RECIPE', 'TITLES', 'Arm', 'whole_sensors', 'paper_selection', 'teaching_tiles',
-           'held_tiles', 'crops', 'start', 'negatives', 'hidden_sensor', 'steps_to', 'outcome']
+           'held_tiles', 'labelled_scenes', 'crops', 'start', 'negatives', 'hidden_sensor', 'steps_to', 'outcome']
 
 # %% ../nbs/34_arms.ipynb #091f9598
 MAP_USES = ("target", "none", "input")
@@ -119,6 +123,18 @@ def held_tiles(
     world = World(seed=0, clouds=clouds, missing_time=0, missing_modality=0)
     return Cached(world.tiles(n, size=64, seed=2, months=3, modalities=SENSORS, latitudes=latitudes, years=years), get_settings().cache_dir / "experiments" / "held")
 
+# %% ../nbs/34_arms.ipynb #45d5273c
+def labelled_scenes(
+    patch: int = 4,   # pixels along one cell
+) -> dict[str, tuple[Sample, np.ndarray]]:   # name -> scene, (h, w) class of each cell, -1: none; empty where the data are not at hand
+    "Real scenes with labels."
+    mesh, flood = find_data("terramesh"), find_data("sen1floods11")
+    folders = [*(mesh / n for n in ("433D_629L_3_1", "38D_378R_2_3", "637U_59R_1_3") if mesh), *([flood] if flood else [])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")        # of a band of the flood chip that the model does not read
+        scenes = {f.name: read_scene(f, check="off") for f in folders}
+    return {n: (s, cell_labels(next(iter(s.labels.values())), patch)) for n, s in scenes.items()}
+
 # %% ../nbs/34_arms.ipynb #80e48a8e
 RECIPE: Mapping[str, Any] = {"batch_size": 4, "patch_sizes": (8,), "sides": (4,), "budget": 300}
 
@@ -181,7 +197,6 @@ def negatives(
     return {k: float(torch.cat(v).mean()) for k, v in found.items()}
 
 # %% ../nbs/34_arms.ipynb #6fbd0871
-@torch.no_grad()
 def hidden_sensor(
     trainer: Trainer,       # after `fit`
     held: Dataset,          # tiles that were not trained on
@@ -189,12 +204,11 @@ def hidden_sensor(
     batches: int = 4,       # to ask about
 ) -> float:                 # its loss as a share of chance
     "The loss of a sensor of which nothing is visible."
-    config, masking, was = trainer.model.config, trainer.masking, trainer.model.training
+    config, masking = trainer.model.config, trainer.masking
     loader = Loader(held, seed=98, preset=config.preset, modalities=[m for m in config.inputs if m in SENSORS], check="off", **RECIPE)
     trainer.masking = get_strategy("fixed", hidden=(sensor,))
-    trainer.model.eval()
-    try: shares = [trainer.evaluate(loader.batch(i), -1000 - i).share()[sensor] for i in range(batches)]
-    finally: trainer.masking = masking; trainer.model.train(was)
+    try: shares = [v[sensor] for v in held_shares(trainer, [loader.batch(i) for i in range(batches)])]
+    finally: trainer.masking = masking
     return sum(shares) / len(shares)
 
 # %% ../nbs/34_arms.ipynb #bff5ef96

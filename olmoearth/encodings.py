@@ -35,6 +35,7 @@ def month_table(
 
 # %% ../nbs/06a_encodings.ipynb #871b78cb
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)   # a training may ask for it next
 def position_table(
     layout: Layout,        # the tokens
     patch_size: int,       # pixels of the 10 m grid along one patch

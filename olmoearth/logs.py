@@ -104,8 +104,8 @@ def open_tracker(
     "A tracker, started. Raises InputError for an unknown kind, and MissingExtra, with the line that installs it, for what is not there."
     if kind not in KINDS: raise InputError(f"log {kind!r} is not known; use one of {', '.join(KINDS)}, or give a tracker of accelerate")
     if kind in ("csv", "jsonl"): return {"csv": Csv, "jsonl": JsonLines}[kind](Path(folder) / f"{name}.{kind}", since)
-    tracking, state = require("accelerate.tracking", "train"), require("accelerate.state", "train")
-    state.PartialState()                                               # trackers ask it who the main process is
+    from accelerate import PartialState, tracking
+    PartialState()                                               # trackers ask it who the main process is
     if kind == "tensorboard":
         require("tensorboard", "train")
         tracker = tracking.TensorBoardTracker(name, folder, purge_step=since + 1, **options)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
 # %% auto #0
-__all__ = ['PIXEL_CHANNELS', 'PIXEL_SCALE', 'cell_labels', 'checkerboard', 'cell_mean', 'pixel_features', 'centre_by_position',
-           'make_probe', 'Score', 'probe_map', 'score', 'compare', 'table']
+__all__ = ['PIXEL_CHANNELS', 'PIXEL_SCALE', 'cell_labels', 'checkerboard', 'cell_mean', 'pixel_features', 'place_means',
+           'centre_by_position', 'make_probe', 'Score', 'probe_map', 'block_interval', 'score', 'compare', 'table']
 
 # %% ../nbs/16_probes.ipynb #00fbfd5f
 def cell_labels(
@@ -82,19 +82,27 @@ def pixel_features(
     return cell_mean(pixels, patch).reshape(pixels.shape[0] // patch, pixels.shape[1] // patch, -1)    # (h, w, T * 13)
 
 # %% ../nbs/16_probes.ipynb #589eaedf
+def place_means(
+    features: Sequence[np.ndarray],   # of one scene or several, (h, w, D) each
+    side: int,                        # cells along one window
+) -> np.ndarray:                      # (side, side, D)
+    "Mean vector of each place in the window; 0 where none has one."
+    total, count = np.zeros((side, side, features[0].shape[-1])), np.zeros((side, side, 1))
+    for x in features:
+        place = np.indices(x.shape[:2]) % side                                               # (2, h, w)
+        seen = np.isfinite(x).all(-1)
+        np.add.at(total, tuple(place[:, seen]), x[seen])
+        np.add.at(count, tuple(place[:, seen]), 1)
+    return total / np.maximum(count, 1)
+
+# %% ../nbs/16_probes.ipynb #0dd71186
 def centre_by_position(
     features: np.ndarray,  # (h, w, D) cells, window after window
     window: int = 8,       # cells along one window
 ) -> np.ndarray:           # (h, w, D)
     "Subtract the mean embedding of each position within the window."
-    height, width, _ = features.shape
-    row, col = np.indices((height, width)) % window
-    place = (row * window + col).ravel()                                       # (h*w,)
-    flat = features.reshape(height * width, -1).astype(np.float64)
-    there = np.isfinite(flat).all(1)
-    total, count = np.zeros((window * window, flat.shape[1])), np.bincount(place[there], minlength=window * window)
-    np.add.at(total, place[there], flat[there])
-    return (flat - (total / np.maximum(count, 1)[:, None])[place]).reshape(features.shape)
+    place = np.indices(features.shape[:2]) % window                            # (2, h, w)
+    return features - place_means([features.astype(np.float64)], window)[tuple(place)]
 
 # %% ../nbs/16_probes.ipynb #151f6f4a
 def make_probe(
@@ -148,6 +156,22 @@ def probe_map(
     return out
 
 # %% ../nbs/16_probes.ipynb #44d078b3
+def block_interval(
+    values: np.ndarray,    # (n,) one for each test cell: 1 where it is right, or a difference
+    test: np.ndarray,      # (h, w) bool, n times true
+    block: int = 8,        # cells along one block
+    seed: int = 0,         # of the bootstrap
+) -> tuple[float, float]:  # NaN for a single block
+    "95 % interval of the mean, by drawing whole blocks: cells of a block are not independent."
+    row, col = np.argwhere(test).T // block                                         # (n,) each
+    _, group = np.unique(row * 100_000 + col, return_inverse=True)
+    total, sizes = np.bincount(group, values), np.bincount(group)                   # per block
+    if len(sizes) < 2: return np.nan, np.nan
+    picks = rng(seed, "bootstrap").integers(len(sizes), size=(1000, len(sizes)))
+    low, high = np.percentile(total[picks].sum(1) / sizes[picks].sum(1), [2.5, 97.5])
+    return float(low), float(high)
+
+# %% ../nbs/16_probes.ipynb #73c220b2
 def score(
     features: np.ndarray,  # (h, w, D)
     labels: np.ndarray,    # (h, w) int, -1: no label
@@ -156,16 +180,12 @@ def score(
     block: int = 8,        # cells along one block, what the bootstrap draws
     seed: int = 0,         # of the bootstrap
 ) -> Score:
-    "Accuracy and macro-F1 on the cells that were not trained on; the interval resamples whole blocks, since cells of a block are not independent."
+    "Accuracy and macro-F1 on the cells that were not trained on; the interval draws whole blocks."
     from sklearn.metrics import f1_score
     fit, test = _usable(features, labels, train)
     said, truth = probe_map(features, labels, train, kind)[test], labels[test]
     right = said == truth
-    row, col = np.indices(labels.shape)[:, test] // block
-    _, group = np.unique(row * 100_000 + col, return_inverse=True)
-    hits, sizes = np.bincount(group, right), np.bincount(group)                     # per test block
-    picks = rng(seed, "bootstrap").integers(len(sizes), size=(1000, len(sizes)))
-    low, high = np.percentile(hits[picks].sum(1) / sizes[picks].sum(1), [2.5, 97.5])
+    low, high = block_interval(right, test, block, seed)
     majority = np.bincount(truth).max() / len(truth)
     percent = [100 * float(v) for v in (right.mean(), f1_score(truth, said, average="macro"), majority, low, high)]
     return Score(*percent, n_train=int(fit.sum()), n_test=int(test.sum()))

@@ -9,13 +9,13 @@ import numpy as np
 from .loading import Dataset
 from .modalities import modality
 from .model import OlmoEarth
-from .probes import cell_labels, make_probe
+from .probes import cell_labels, make_probe, place_means
 from .samples import InputError, Label, Sample
 from .scenes import embed_scene
 from .trainer import Callback, Trainer
 
 # %% auto #0
-__all__ = ['KINDS', 'find_label', 'labelled_cells', 'place_means', 'probe_tiles', 'ProbeWatch']
+__all__ = ['KINDS', 'find_label', 'labelled_cells', 'probe_tiles', 'ProbeWatch']
 
 # %% ../nbs/16b_probing.ipynb #0042395c
 def find_label(
@@ -46,20 +46,6 @@ def labelled_cells(
 
 # %% ../nbs/16b_probing.ipynb #3175fa7d
 KINDS = ("knn", "linear")
-
-
-def place_means(
-    features: Sequence[np.ndarray],   # of several tiles, (h, w, D) each
-    side: int,                        # cells along one window
-) -> np.ndarray:                      # (side, side, D)
-    "Mean vector of each place in the window; 0 where no tile has one."
-    total, count = np.zeros((side, side, features[0].shape[-1])), np.zeros((side, side, 1))
-    for x in features:
-        place = np.indices(x.shape[:2]) % side                                               # (2, h, w)
-        seen = np.isfinite(x).all(-1)
-        np.add.at(total, tuple(place[:, seen]), x[seen])
-        np.add.at(count, tuple(place[:, seen]), 1)
-    return total / np.maximum(count, 1)
 
 # %% ../nbs/16b_probing.ipynb #05fb121d
 def probe_tiles(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from .losses import Loss, together
 from .samples import Batch, InputError
-from .settings import pick_device, require
+from .settings import pick_device
 from .transformer import Block
 
 # %% auto #0
@@ -67,12 +67,12 @@ class Team:
         device: str = "auto",    # "auto" | "cpu" | "cuda" | "mps"; of several GPUs each process gets its own
         shard: bool = False,     # True: each process keeps a part of the weights
     ):
-        "Join the processes that torchrun started. Raises MissingExtra without accelerate."
-        accelerate, picked = require("accelerate", "train"), pick_device(device)
+        "Join the processes that torchrun started."
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        picked = pick_device(device)
         many = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        kind = require("accelerate.utils", "train").DistributedDataParallelKwargs   # which weights a batch reaches depends on what it holds
-        self.accelerator = accelerate.Accelerator(cpu=many and picked.type == "cpu", mixed_precision="no", device_placement=False,
-                                                  kwargs_handlers=[kind(find_unused_parameters=True)])
+        some = DistributedDataParallelKwargs(find_unused_parameters=True)                # which weights a batch reaches depends on what it holds
+        self.accelerator = Accelerator(cpu=many and picked.type == "cpu", mixed_precision="no", device_placement=False, kwargs_handlers=[some])
         self.rank, self.processes, self.shard = self.accelerator.process_index, self.accelerator.num_processes, shard and many
         self.device = picked if self.processes == 1 or picked.type == "cpu" else self.accelerator.device
 
@@ -99,7 +99,8 @@ class Team:
         self, x: Any,     # small
     ) -> list[Any]:       # one from each process
         "What each process has to say."
-        return [x] if self.processes == 1 else require("accelerate.utils", "train").gather_object([x])
+        from accelerate.utils import gather_object
+        return [x] if self.processes == 1 else gather_object([x])
 
     def joint(self) -> AbstractContextManager[None]:
         "Within, losses are parts of that of the joint batch."

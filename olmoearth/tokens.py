@@ -178,6 +178,7 @@ def _slices(
 
 # %% ../nbs/06_tokens.ipynb #7cc58b04
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)   # a training may ask for it next
 def _where(layout: Layout, names: tuple[str, ...]) -> Tensor:
     "Compute `Layout.where`."
     ids = [i for i, name in enumerate(layout.names) if name in names]
@@ -185,6 +186,7 @@ def _where(layout: Layout, names: tuple[str, ...]) -> Tensor:
 
 # %% ../nbs/06_tokens.ipynb #76b24a88
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)   # a training may ask for it next
 def _index(layout: Layout, device: torch.device) -> Index:
     "Compute `Index` for `Layout.index`."
     parts: list[list[Tensor]] = [[] for _ in Index._fields]
@@ -266,6 +268,7 @@ def add_rows(
 
 # %% ../nbs/06_tokens.ipynb #67d3f6fb
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)   # a training may ask for it next
 def resize_matrix(
     n: int,                # pixels before
     m: int,                # pixels after

@@ -181,7 +181,7 @@ class Trainer:
         masking: str | Strategy | None = None,     # your own; None: as in the config
         loss: LossFn = released_loss,              # your own; a module's weights are trained too
     ):
-        "Raises InputError for what cannot work, MissingExtra without accelerate."
+        "Raises InputError for what cannot work."
         self.config = config = config or TrainConfig()
         self.team, self.loader, self.callbacks = Team(config.device, config.shard), loader, _checked(callbacks)
         self.device, self.main = self.team.device, self.team.main

@@ -16,7 +16,7 @@ from .tokens import Role
 from .trainer import Callback, Seen, Trainer
 
 # %% auto #0
-__all__ = ['read', 'twins', 'HealthWatch', 'HeldOut']
+__all__ = ['read', 'twins', 'HealthWatch', 'held_shares', 'HeldOut']
 
 # %% ../nbs/13b_watch.ipynb #4bba9378
 def read(
@@ -82,6 +82,20 @@ class HealthWatch(Callback):
         return new
 
 # %% ../nbs/13b_watch.ipynb #a670315b
+@torch.no_grad()
+def held_shares(
+    trainer: Trainer,             # as it stands, and as it is left
+    batches: Sequence[Batch],     # not trained on
+) -> list[dict[str, float]]:      # for each batch: modality -> share of chance
+    "The pretext loss under masks that no step of a training uses, the same at each visit."
+    last, was = trainer.last, trainer.net.training
+    trainer.net.eval()
+    try: return [{k: v for k, v in trainer.evaluate(batch, -1 - i).share().items() if k != "instance"} for i, batch in enumerate(batches)]
+    finally:
+        trainer.last = last
+        trainer.net.train(was)
+
+# %% ../nbs/13b_watch.ipynb #73e58ec5
 class HeldOut(Callback):
     "The pretext loss on batches that are not trained on, under the same masks each time."
     def __init__(
@@ -94,12 +108,5 @@ class HeldOut(Callback):
     def on_step(self, trainer: Trainer) -> None:
         "Measure: held/share, the mean share of chance over modalities."
         if (trainer.step - 1) % self.every: return
-        last = trainer.last
-        trainer.net.eval()
-        shares = []
-        with torch.no_grad():
-            for i, batch in enumerate(self.batches):
-                shares += [v for k, v in trainer.evaluate(batch, -1 - i).share().items() if k != "instance"]   # masks of their own, the same at each visit
-        trainer.last = last
-        trainer.net.train()
+        shares = [v for found in held_shares(trainer, self.batches) for v in found.values()]
         trainer.history.rows[-1]["held/share"] = sum(shares) / len(shares) if shares else math.nan

@@ -8,7 +8,8 @@ from test_trainer import SMALL, make, same
 
 from olmoearth.health import overfitting
 from olmoearth.model import OlmoEarth
-from olmoearth.probing import ProbeWatch, find_label, labelled_cells, place_means, probe_tiles
+from olmoearth.probes import place_means
+from olmoearth.probing import ProbeWatch, find_label, labelled_cells, probe_tiles
 from olmoearth.samples import InputError, Label
 from olmoearth.synthetic import World
 from olmoearth.trainer import Checkpoint
@@ -119,3 +120,14 @@ def test_overfitting_counts_from_chance_and_ignores_a_waver():
     assert overfitting(rows([1.2, 1.1, 1.0, .9], [.1, .05, .004, .002])) is not None
     assert overfitting(rows([1.2, 1.1, 1.0, .9], [.0, .0, .004, .02])) is None
     assert "from 0.500 to 0.502" in overfitting(rows([1., .9, .9, .9], [0., 0., 0., .002])).reason
+
+
+def test_what_embedding_leaves_behind_serves_a_training():
+    "Index tensors are kept from call to call; embedding runs in inference mode, where autograd would refuse them later."
+    from olmoearth.scenes import collate, embed_scene
+    model, scene = make().model, TILES[0]
+    small = scene.crop(0, 0, 24, 16)
+    embed_scene(small, model, patch_size=8, window=24, check="off")
+    loss = model.embed(collate([small.select([m for m in small.modalities if m in model.config.inputs])], 8, model.config.preset)).nan_to_num().sum()
+    loss.backward()
+    assert torch.isfinite(loss)
