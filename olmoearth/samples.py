@@ -275,7 +275,7 @@ def same(
             and all(v.classes == b.labels[k].classes and v.ignore == b.labels[k].ignore for k, v in a.labels.items()))
 
 # %% ../nbs/02_samples.ipynb #98058e61
-@dataclass
+@dataclass(repr=False)
 class Batch:
     "What the model reads: normalised tensors, what is missing in them, dates."
     values: dict[str, torch.Tensor]   # modality -> (B, H, W, T, C) float32; unused dimensions are 1
@@ -285,6 +285,13 @@ class Batch:
     patch_size: int = 8               # pixels of the 10 m grid along one patch
 
     def __len__(self) -> int: return len(self.days)
+
+    def __repr__(self) -> str:
+        lines = [f"Batch: {len(self)} samples, {self.n_times} dates, patches of {self.patch_size} px, on {self.days.device}"]
+        for k, v in self.values.items():
+            gaps = float(self.missing[k].float().mean()) if v.numel() else 1.0
+            lines.append(f"  {modality(k).title:22} {k:22} {tuple(v.shape)!s:20}" + (f" {100 * gaps:.1f} % missing" if gaps else ""))
+        return "\n".join(lines)
 
     @property
     def n_times(self) -> int:

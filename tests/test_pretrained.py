@@ -44,6 +44,18 @@ def test_target_is_the_saved_one_not_a_new_one(folder, tmp_path):
     assert not list(load_target(f).parameters())
 
 
+def test_a_target_that_follows_from_the_seed_takes_no_room_and_is_checked(folder, tmp_path):
+    target = FrozenProjection.of(OlmoEarth(SMALL, seed=5).patch_embedding)
+    assert not [k for k in load_file(folder / "model.safetensors") if k.startswith("target.")]
+    assert load_target(folder).digest() == target.digest()
+    half = save(OlmoEarth(SMALL, seed=5), tmp_path / "h", target, half=True)
+    assert load_target(half).digest() == target.digest(), "half precision is of the model alone"
+    change(folder, target="0" * 16)                          # other last digits: the numbers decide
+    assert load_target(folder).digest() == target.digest()
+    change(folder, seed=6)
+    with pytest.raises(InputError, match="seed 6 is not the one that this model was trained against"): load_target(folder)
+
+
 def test_names(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("OLMOEARTH_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(InputError, match="no model 'mine'.*known names are"): load("mine")
@@ -65,7 +77,7 @@ def test_misfits_are_listed(folder):
 
 def test_damaged_files(folder):
     whole = (folder / "model.safetensors").read_bytes()
-    for bad in (b"", whole[:-5], b"\x80" + whole[1:], pickle.dumps({"a": 1})):
+    for bad in (b"", whole[:-5], b"\xff" + whole[1:], pickle.dumps({"a": 1})):
         (folder / "model.safetensors").write_bytes(bad)
         with pytest.raises(InputError, match="damaged or cut short"): load(folder)
     (folder / "model.safetensors").unlink()
