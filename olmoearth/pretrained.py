@@ -179,5 +179,6 @@ def load_target(
     elif target.digest() != card["target"]:                        # another processor may draw other last digits
         then, now = card.get("target_numbers") or {}, _some(target)
         if then.keys() != now.keys() or any(not np.allclose(then[k], v, rtol=1e-3, atol=1e-6) for k, v in now.items()):
-            raise InputError(f"{folder}: the target drawn from seed {card['seed']} is not the one that this model was trained against; config.json was changed, or this is another version of the code ({card.get('code')} wrote it)")
+            raise InputError(f"{folder}: the target drawn from seed {card['seed']} is not the one that this model was trained against; "
+                             f"config.json was changed, or this is another version of the code ({card.get('code')} wrote it)")
     return target
