@@ -448,6 +448,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'olmoearth.model.Output.tokens': ('model.html#output.tokens', 'olmoearth/model.py'),
                                  'olmoearth.model._encodings': ('model.html#_encodings', 'olmoearth/model.py'),
                                  'olmoearth.model.count_parameters': ('model.html#count_parameters', 'olmoearth/model.py'),
+                                 'olmoearth.model.pass_bands': ('model.html#pass_bands', 'olmoearth/model.py'),
                                  'olmoearth.model.pool_places': ('model.html#pool_places', 'olmoearth/model.py'),
                                  'olmoearth.model.row_means': ('model.html#row_means', 'olmoearth/model.py'),
                                  'olmoearth.model.start_local': ('model.html#start_local', 'olmoearth/model.py')},

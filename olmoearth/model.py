@@ -9,18 +9,19 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from .modalities import MAPS, SENSORS, UnknownName
 from .samples import Batch, InputError
 from .settings import torch_generator
 from .encodings import Encodings, coordinates
 from .intermediates import recordable, recording
 from .pooler import AttentionPooler, Located
-from .tokens import Layout, PatchEmbedding, Role, Tokens, token_missing
+from .tokens import BAND_MEAN, Layout, PatchEmbedding, Role, Tokens, token_missing
 from .transformer import Block, Packing, Rows, gather, init_weights, pack, rows_of, scatter, set_generator, split_rows
 
 # %% auto #0
-__all__ = ['INITS', 'SIZES', 'VERSIONS', 'ROPE_BASE', 'Config', 'Encoder', 'Decoder', 'row_means', 'Output', 'start_local',
-           'OlmoEarth', 'count_parameters', 'pool_places']
+__all__ = ['INITS', 'SIZES', 'VERSIONS', 'ROPE_BASE', 'Config', 'Encoder', 'Decoder', 'row_means', 'Output', 'pass_bands',
+           'start_local', 'OlmoEarth', 'count_parameters', 'pool_places']
 
 # %% ../nbs/09_model.ipynb #068852c5
 INITS = ("released", "centred", "local")
@@ -183,21 +184,41 @@ class Output:
 
 # %% ../nbs/09_model.ipynb #acb8cf2b
 @torch.no_grad()
+def pass_bands(
+    embedding: PatchEmbedding,   # changed in place
+    gain: float = 4.0,           # normalised bands have a standard deviation of 1/4
+) -> None:
+    "Let bands through the layer on pixels, and begin at zero for a pixel of mean value."
+    for projection in (p for part in embedding.bandset.values() for p in part):                   # type: ignore
+        if projection.pixel is None or (c := projection.pixel.in_features) > projection.pixel.out_features: continue
+        projection.pixel.weight[:c], projection.pixel.bias[:c] = gain * torch.eye(c), 0
+        mean = F.relu(projection.pixel(torch.full((c,), BAND_MEAN)))                              # (hidden,)
+        projection.proj.bias.copy_(-projection.proj.weight.unflatten(1, (-1, len(mean))).sum(1) @ mean)
+
+
+@torch.no_grad()
 def start_local(
     encoder: Encoder,          # both with rotary positions
     decoder: Decoder,          # changed in place
-    bias: float = 1.2,         # of the decoder's queries and keys
-    residual: float = 0.05,    # factor on what attention and MLP add
+    near: tuple[float, float] = (2.5, 1.2),   # biases of queries and keys, of encoder and decoder
+    alike: float = 0.5,        # weight of the token itself in the encoder's queries and keys
+    residual: float = 0.05,    # factor on what MLPs add
+    share: float = 0.5,        # of what the encoder's attention reads
 ) -> None:
     "First weights under which a hidden token begins by reading what is visible near it."
-    for block in (*encoder.blocks, *decoder.blocks):
-        block.attn.proj.weight.mul_(residual); block.fc2.weight.mul_(residual)   # type: ignore
+    pass_bands(encoder.patch_embedding)
     for linear in (decoder.embed, decoder.embed_places, decoder.output):
         if linear is not None: linear.weight.copy_(torch.eye(len(linear.weight)))
-    for block in decoder.blocks:
-        attn: Any = block.attn
-        attn.q.bias.fill_(bias); attn.k.bias.fill_(bias)
-        for linear in (attn.v, attn.proj): linear.weight.copy_(torch.eye(len(linear.weight)))
+    for part, bias in zip((encoder, decoder), near, strict=True):
+        for block in part.blocks:
+            attn: Any = block.attn
+            eye, scale = torch.eye(attn.q.in_features), (16 * attn.heads / attn.q.in_features) ** 0.25
+            block.fc2.weight.mul_(residual)   # type: ignore
+            attn.v.weight.copy_(eye)
+            attn.proj.weight.copy_(eye * (share if part is encoder else 1))
+            for linear in (attn.q, attn.k):
+                linear.bias.fill_(bias * scale)
+                if part is encoder: linear.weight.copy_(eye * alike * scale)
 
 # %% ../nbs/09_model.ipynb #6c43d8b1
 class OlmoEarth(nn.Module):
