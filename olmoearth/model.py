@@ -24,7 +24,7 @@ __all__ = ['INITS', 'SIZES', 'VERSIONS', 'ROPE_BASE', 'Config', 'Encoder', 'Deco
            'start_local', 'OlmoEarth', 'count_parameters', 'pool_places']
 
 # %% ../nbs/09_model.ipynb #068852c5
-INITS = ("released", "centred", "local")
+INITS = ("released", "centred", "local", "local_bands")
 
 # %% ../nbs/09_model.ipynb #e3adcd24
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Config:
     decoder_position: str = "absolute"   # of the decoder
     pooler: int = 0                 # readings of the attention pooler; 0: none, a place is the mean of its tokens
     student: int = 0                # width of the pooler's narrow copy; 0: none
-    init: str = "released"          # first weights: "released" | for short runs "centred", see `PatchEmbedding.centre`, or "local", see `start_local`
+    init: str = "released"          # first weights: "released" | for short runs "centred", see `PatchEmbedding.centre`, "local", see `start_local`, or "local_bands", see `pass_bands`
     modalities: tuple[str, ...] = SENSORS + MAPS   # what has weights: can be encoded or decoded
     inputs: tuple[str, ...] = SENSORS              # what the encoder reads; the maps were never inputs
     size: str = "nano"              # name of the size, for people and file names
@@ -63,8 +63,8 @@ class Config:
         narrow = {"pixel_hidden": 12} if size == "nano" and version != "v1" else {}
         config = replace(Config(size=size, version=version, **SIZES[size]), **{**VERSIONS[version], **narrow, **overrides})  # type: ignore
         if config.init not in INITS: raise InputError(f"init={config.init!r}; use one of {', '.join(INITS)}")
-        if config.init == "local" and "absolute" in (config.position, config.decoder_position):
-            raise InputError("init='local' needs rotary positions: use version='v1.2', or init='centred'")
+        if config.init.startswith("local") and "absolute" in (config.position, config.decoder_position):
+            raise InputError(f"init={config.init!r} needs rotary positions: use version='v1.2', or init='centred'")
         if absent := [k for k in config.inputs if k not in config.modalities]:
             raise InputError(f"inputs {', '.join(absent)} must also be in modalities; add them there, or give inputs={tuple(k for k in config.inputs if k in config.modalities)}")
         return config
@@ -206,7 +206,6 @@ def start_local(
     share: float = 0.5,        # of what the encoder's attention reads
 ) -> None:
     "First weights under which a hidden token begins by reading what is visible near it."
-    pass_bands(encoder.patch_embedding)
     for linear in (decoder.embed, decoder.embed_places, decoder.output):
         if linear is not None: linear.weight.copy_(torch.eye(len(linear.weight)))
     for part, bias in zip((encoder, decoder), near, strict=True):
@@ -233,7 +232,8 @@ class OlmoEarth(nn.Module):
             self.encoder, self.decoder = Encoder(self.config), Decoder(self.config)
         init_weights(self, seed)
         if self.config.init != "released": self.patch_embedding.centre()
-        if self.config.init == "local": start_local(self.encoder, self.decoder)
+        if self.config.init == "local_bands": pass_bands(self.patch_embedding)
+        if self.config.init.startswith("local"): start_local(self.encoder, self.decoder)
         set_generator(self, torch_generator(seed, "drop path"))
 
     @property
