@@ -43,7 +43,7 @@ class Config:
     decoder_position: str = "absolute"   # of the decoder
     pooler: int = 0                 # readings of the attention pooler; 0: none, a place is the mean of its tokens
     student: int = 0                # width of the pooler's narrow copy; 0: none
-    init: str = "released"          # first weights: "released" | for short runs "centred", see `PatchEmbedding.centre`, "local", see `start_local`, or "local_bands", see `pass_bands`
+    init: str = "released"          # first weights: "released" | for short runs "centred" (`PatchEmbedding.centre`), "local" (`start_local`), "local_bands" (`pass_bands`)
     modalities: tuple[str, ...] = SENSORS + MAPS   # what has weights: can be encoded or decoded
     inputs: tuple[str, ...] = SENSORS              # what the encoder reads; the maps were never inputs
     size: str = "nano"              # name of the size, for people and file names
