@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import olmoearth
@@ -236,13 +237,15 @@ def collect(
 def _values(
     text: str,       # "key=value" or "key=a,b"
     many: bool,      # True: a list of values
+    usual: Mapping[str, Any] = MappingProxyType({}),   # the notebook's own values; where one is text, text is read
 ) -> tuple[str, Any]:
     "Read a setting of the command line: Python values where they are some, text otherwise. Raises ParameterError."
     key, equals, value = text.partition("=")
     if not equals or not key: raise ParameterError(f"{text!r}: write key={'a,b' if many else 'value'}")
     def one(v: str) -> Any:
-        try: return ast.literal_eval(v)
+        try: found = ast.literal_eval(v)
         except (ValueError, SyntaxError): return v
+        return v if isinstance(usual.get(key), str) and not isinstance(found, str) else found
     return key, [one(v) for v in _parts(value)] if many else one(value)
 
 def _parts(text: str) -> list[str]:
@@ -250,10 +253,11 @@ def _parts(text: str) -> list[str]:
     return re.split(r",(?![^\[(]*[\])])", text)
 
 def _arm(
-    text: str,   # "key=value,key=value"; "": the usual setting
+    text: str,                                         # "key=value,key=value"; "": the usual setting
+    usual: Mapping[str, Any] = MappingProxyType({}),   # the notebook's own values
 ) -> dict[str, Any]:
     "Read one arm of the command line."
-    return dict(_values(part, False) for part in _parts(text)) if text else {}
+    return dict(_values(part, False, usual) for part in _parts(text)) if text else {}
 
 # %% ../nbs/31_grids.ipynb #678c90c9
 def experiments_home() -> Path:
@@ -289,6 +293,7 @@ def run_command(
         path = find_experiment(experiment)
         try: whole = [int(s) for s in seeds.split(",")]
         except ValueError: raise ParameterError(f"--seeds {seeds!r}: write whole numbers with commas between, 0,1,2") from None
-        runs = plan(path, out or f"out/{path.stem}", dict(_values(p, False) for p in parameter or []), dict(_values(g, True) for g in grid or []), whole,
-                    [_arm(a) for a in arm or []])
+        usual = read_parameters(path)
+        runs = plan(path, out or f"out/{path.stem}", dict(_values(p, False, usual) for p in parameter or []), dict(_values(g, True, usual) for g in grid or []), whole,
+                    [_arm(a, usual) for a in arm or []])
         if failed := run_grid(runs, jobs, dask): raise ParameterError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again")
