@@ -568,6 +568,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'olmoearth.pretrained._read': ('pretrained.html#_read', 'olmoearth/pretrained.py'),
                                       'olmoearth.pretrained._some': ('pretrained.html#_some', 'olmoearth/pretrained.py'),
                                       'olmoearth.pretrained.code_version': ('pretrained.html#code_version', 'olmoearth/pretrained.py'),
+                                      'olmoearth.pretrained.describe': ('pretrained.html#describe', 'olmoearth/pretrained.py'),
                                       'olmoearth.pretrained.find_model': ('pretrained.html#find_model', 'olmoearth/pretrained.py'),
                                       'olmoearth.pretrained.first_target': ('pretrained.html#first_target', 'olmoearth/pretrained.py'),
                                       'olmoearth.pretrained.is_official': ('pretrained.html#is_official', 'olmoearth/pretrained.py'),

@@ -189,12 +189,14 @@ def info_command() -> None:
 # %% ../nbs/30_experiments.ipynb #4892d714
 @app.command("models")
 def models_command() -> None:
-    "Every released model: size, what it reads, licence, whether it is on this machine, which machine it suits."
+    "Every released model, and those that are here: size, what it reads, licence, whether it is on this machine, which machine it suits."
     from olmoearth.official_weights import models_table
+    from olmoearth.pretrained import known_models
     rows, keys = models_table(), ("name", "encoder", "width", "sensors", "licence", "cached", "for")
     wide = {k: max(len(k), *(len(r[k]) for r in rows)) for k in keys}
     for r in [{k: k for k in keys}, *rows]: print("  ".join(f"{r[k]:{wide[k]}}" for k in keys).rstrip())
     print('\nload one with olmoearth.load("allenai/OlmoEarth-v1-Nano"); the first call fetches it')
+    print(f"here already, in the package or the cache: {', '.join(known_models()) or 'none'}")
 
 # %% ../nbs/30_experiments.ipynb #639c3bd1
 @app.command("export")

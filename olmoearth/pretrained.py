@@ -26,7 +26,7 @@ from .targets import FrozenProjection
 
 # %% auto #0
 __all__ = ['FORMAT', 'PACKAGE', 'code_version', 'first_target', 'save', 'known_models', 'find_model', 'is_official', 'read_card',
-           'load', 'load_target']
+           'load', 'load_target', 'describe']
 
 # %% ../nbs/14b_pretrained.ipynb #20220a6d
 FORMAT = "olmoearth-1"                       # of the folder; a reader of another format refuses
@@ -182,3 +182,24 @@ def load_target(
             raise InputError(f"{folder}: the target drawn from seed {card['seed']} is not the one that this model was trained against; "
                              f"config.json was changed, or this is another version of the code ({card.get('code')} wrote it)")
     return target
+
+# %% ../nbs/14b_pretrained.ipynb #53442866
+def describe(
+    name: str | Path,   # folder or name of a model of our own
+) -> str:               # Markdown
+    "The card of a saved model."
+    card, page = read_card(name), []
+    config, facts = card["config"], card.get("facts", {})
+    curve, probes, recipe = (facts.get(k) or {} for k in ("curve", "probes", "recipe"))
+    page += [f"**{Path(name).name}**: {config.get('size')} of {config.get('version')}, {card.get('parameters', 0):,} weights{' in half precision' if card.get('half') else ''}, "
+             f"first weights `{config.get('init')}` from seed {card['seed']}; written {str(card.get('date'))[:10]} by olmoearth {card.get('code')}"]
+    reads = config.get("inputs", ())
+    page += ["", f"- reads {', '.join(reads)}; predicted them and {', '.join(k for k in config.get('modalities', ()) if k not in reads) or 'nothing else'}"]
+    page += [f"- {k}: {v}" for k, v in facts.items() if k not in ("curve", "probes", "recipe")]
+    if recipe: page += ["- recipe: " + ", ".join(f"{k} {v}" for k, v in recipe.items() if v not in (None, "", [], {}))]
+    for title, rows in (("measured", [probes] if probes else []), ("on the way", curve or [])):
+        if not rows: continue
+        heads = list(dict.fromkeys(k for r in rows for k in r))
+        if title == "measured": page += ["", "| measured | |", "|---|---|", *(f"| {k} | {probes[k]} |" for k in heads)]
+        else: page += ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *("| " + " | ".join(str(r.get(k, "")) for k in heads) + " |" for r in rows)]
+    return "\n".join(page)
