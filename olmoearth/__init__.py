@@ -7,7 +7,8 @@ from typing import Any
 
 _HOME = {
     "Sample": "samples", "World": "synthetic", "example_scene": "datasets", "read_scene": "datasets", "check_sample": "checks",
-    "Loader": "loading", "Config": "model", "OlmoEarth": "model", "TrainConfig": "trainer", "Trainer": "trainer", "save": "pretrained", "load": "pretrained",
+    "Loader": "loading", "Config": "model", "OlmoEarth": "model", "TrainConfig": "trainer", "Trainer": "trainer",
+    "save": "pretrained", "load": "pretrained", "describe": "pretrained",
     "embed_scene": "scenes", "rgb": "maps", "pca_rgb": "maps", "classes_rgb": "maps", "picture": "maps", "show_map": "maps", "run_notebook": "experiments",
 }
 
