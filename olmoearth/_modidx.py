@@ -516,6 +516,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'olmoearth/official_weights.py'),
                                             'olmoearth.official_weights.save_official': ( 'official_weights.html#save_official',
                                                                                           'olmoearth/official_weights.py'),
+                                            'olmoearth.official_weights.save_tensors': ( 'official_weights.html#save_tensors',
+                                                                                         'olmoearth/official_weights.py'),
                                             'olmoearth.official_weights.to_official': ( 'official_weights.html#to_official',
                                                                                         'olmoearth/official_weights.py'),
                                             'olmoearth.official_weights.version_of': ( 'official_weights.html#version_of',

@@ -59,11 +59,12 @@ class Arm:
     tiles: int = 128                 # simulated tiles to learn from
     latitudes: tuple[float, float] = (-52, 67)   # where they lie, degrees
     clouds: float = 0.2              # share of cloudy pixels in them
+    preset: str = ""                 # tokenisation: "v1" bandsets by resolution | "single" one per sensor; "": that of the version
 
     def __post_init__(self) -> None:
         "Raise InputError for a choice that there is not."
-        for name, value, known in (("target", self.target, TARGETS), ("maps", self.maps, MAP_USES)):
-            if value not in known: raise InputError(f"{name}={value!r}; use one of {', '.join(known)}")
+        for name, value, known in (("target", self.target, TARGETS), ("maps", self.maps, MAP_USES), ("preset", self.preset, ("", "v1", "single"))):
+            if value not in known: raise InputError(f"{name}={value!r}; use one of {', '.join(filter(None, known))}")
         if odd := [s for s in self.sensors if s not in SENSORS] or not self.sensors: raise InputError(f"sensors={self.sensors}: {odd}; use some of {', '.join(SENSORS)}")
 
     @property
@@ -74,6 +75,7 @@ class Arm:
         "Of the model. Short runs need a start of their own: local where positions are rotary, centred where not."
         more: dict[str, Any] = {"modalities": self.modalities, "inputs": self.modalities if self.maps == "input" else self.sensors}
         if self.size == "pico": more |= PICO
+        if self.preset: more["preset"] = self.preset
         return Config.of("nano" if self.size == "pico" else self.size, self.version, init="centred" if self.version in ("v1", "v1.1") else "local", band_dropout=0.0, **more)
 
 # %% ../nbs/34_arms.ipynb #ad809f76

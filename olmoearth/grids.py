@@ -287,6 +287,7 @@ def run_command(
     jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
     out: Annotated[str, typer.Option(help="Folder; empty: out/NAME.")] = "",
     dask: Annotated[str, typer.Option(help="Address of a dask scheduler to send the runs to.")] = "",
+    dry: Annotated[bool, typer.Option("--dry", help="Check everything and list the runs; run none.")] = False,
 ) -> None:
     "Run a notebook over a grid of settings and seeds; finished runs are not repeated."
     with _plain_errors():
@@ -296,4 +297,6 @@ def run_command(
         usual = read_parameters(path)
         runs = plan(path, out or f"out/{path.stem}", dict(_values(p, False, usual) for p in parameter or []), dict(_values(g, True, usual) for g in grid or []), whole,
                     [_arm(a, usual) for a in arm or []])
-        if failed := run_grid(runs, jobs, dask): raise ParameterError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again")
+        if dry:
+            for r in runs: print(f"{r.name}: {status(r)}")
+        elif failed := run_grid(runs, jobs, dask): raise ParameterError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again")

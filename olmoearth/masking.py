@@ -155,11 +155,12 @@ def mask_views(
     strategy: str | Strategy,    # a known name, or any function of the form
     layout: Layout,              # N tokens
     missing: Tensor,             # (B, N) bool: tokens without data
-    generator: torch.Generator,  # same seed, same masks
+    generator: torch.Generator | int,  # or a seed: same seed, same masks
     views: int = 2,              # V
 ) -> Tensor:                     # (V, B, N) int8
     "Several masks of the same samples, checked. Raises InputError for a strategy that breaks its promises."
     if views < 1: raise InputError(f"views = {views}; a sample needs at least one mask")
+    if not isinstance(generator, torch.Generator): generator = torch_generator(generator)
     every = missing.repeat(views, 1)                                                              # (V B, N)
     role = (get_strategy(strategy) if isinstance(strategy, str) else strategy)(layout, every, generator)
     check_roles(role, every, getattr(strategy, "__name__", str(getattr(getattr(strategy, "func", strategy), "__name__", strategy))))

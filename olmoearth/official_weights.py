@@ -25,7 +25,7 @@ from .tokens import PatchEmbedding
 # %% auto #0
 __all__ = ['MODELS', 'load_strictly', 'Release', 'find_release', 'official_name', 'Entry', 'name_map', 'to_official',
            'from_official', 'version_of', 'config_from_official', 'official_config', 'cached', 'fetch', 'models_table',
-           'read_weights', 'Official', 'read_official', 'load_official', 'save_official']
+           'read_weights', 'Official', 'read_official', 'load_official', 'save_tensors', 'save_official']
 
 # %% ../nbs/14_official_weights.ipynb #d7451fa4
 def load_strictly(
@@ -348,6 +348,20 @@ def load_official(
     return read_official(name).model.to(device)
 
 # %% ../nbs/14_official_weights.ipynb #4f6d7bf1
+def save_tensors(
+    state: dict[str, Tensor],   # name -> tensor, on the CPU
+    path: Path,                 # NAME.safetensors
+) -> None:
+    "Write a .safetensors file that is whole or not there, with the rights that other new files have."
+    from safetensors.torch import save_file
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.touch()
+    rights = part.stat().st_mode
+    save_file(state, part)
+    part.chmod(rights)          # the library makes files that only their owner can read
+    part.replace(path)
+
+# %% ../nbs/14_official_weights.ipynb #59b9d140
 def save_official(
     model: OlmoEarth,                         # to write
     folder: str | Path,                       # made when it is not there
@@ -359,11 +373,10 @@ def save_official(
     state = to_official(model, target)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _FILES[safetensors]
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    if safetensors:
-        from safetensors.torch import save_file
-        save_file(state, part)
-    else: torch.save(state, part)
-    part.replace(path)
+    if safetensors: save_tensors(state, path)
+    else:
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        torch.save(state, part)
+        part.replace(path)
     (folder / "config.json").write_text(page + "\n")
     return folder

@@ -7,7 +7,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from torch import Tensor
 import olmoearth
 from .modalities import UnknownName
 from .model import Config, OlmoEarth
-from .official_weights import MODELS, find_release, load_official, load_strictly
+from .official_weights import MODELS, find_release, load_official, load_strictly, save_tensors
 from .samples import InputError
 from .settings import get_settings, pick_device
 from .targets import FrozenProjection
@@ -59,7 +58,6 @@ def save(
     **facts: Any,                              # recipe=..., seed=..., data=..., anything that JSON can hold
 ) -> Path:                                     # the folder
     "Write `model.safetensors` and `config.json`. Raises InputError for facts that JSON cannot hold."
-    from safetensors.torch import save_file
     folder = Path(folder)
     tensors = {k: v for k, v in model.state_dict().items()}
     drawn = target is not None and target.digest() == first_target(model.config, model.seed).digest()
@@ -72,9 +70,7 @@ def save(
     except TypeError as err:
         raise InputError(f"facts about a model must be plain JSON: {err}; use dataclasses.asdict(config), str(path) ...") from None
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"model.safetensors.{os.getpid()}.part"
-    save_file({k: cast(v) for k, v in tensors.items()}, part)
-    part.replace(folder / "model.safetensors")
+    save_tensors({k: cast(v) for k, v in tensors.items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(text + "\n")
     return folder
 

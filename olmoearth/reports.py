@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,7 @@ def plot_arms(
     import matplotlib.pyplot as plt
     across, at = min(3, len(names)), {a: i for i, a in enumerate(reversed(runs.arms))}
     down = math.ceil(len(names) / across)
-    fig, axes = plt.subplots(down, across, figsize=(min(10, 2 + 2.7 * across), down * (.75 + .27 * len(at))), dpi=75, sharey=True, squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(down, across, figsize=(min(10, 2 + 2.7 * across), down * (.9 + .27 * len(at))), dpi=75, sharey=True, squeeze=False, layout="constrained")
     for ax in axes.flat[len(names):]: ax.set_visible(False)
     for ax, (m, c) in zip(axes.flat, found.items()):
         here = runs.numbers[["arm", m]].dropna()
@@ -175,7 +176,7 @@ def plot_arms(
             if r.low == r.low: ax.plot([r.low, r.high], [at[r.arm]] * 2, lw=4, color="k", alpha=.3, solid_capstyle="butt")
             ax.plot(r.mean, at[r.arm], "|", ms=11, mew=2, color="k")
         ax.axvline(c.set_index("arm")["mean"].get(base or runs.arms[0]), color="k", lw=.8, ls="--", alpha=.5)
-        ax.set_title(runs.title(m), fontsize=9)
+        ax.set_title(textwrap.fill(runs.title(m), 36), fontsize=9)
         ax.set_yticks(list(at.values()), list(at), fontsize=8); ax.tick_params(axis="x", labelsize=7); ax.locator_params(axis="x", nbins=5)
         ax.spines[["top", "right"]].set_visible(False); ax.set_ylim(-.6, len(at) - .4)
     plt.close(fig)

@@ -176,7 +176,7 @@ def test_a_report_is_kept_and_executed_again(grid, tmp_path):
     with pytest.raises(ParameterError, match="no parameter 'bundle'"): report(grid, notebook=bad)
 
 
-def test_the_list_of_grids():
+def test_the_list_of_grids(tmp_path):
     spec = importlib.util.spec_from_file_location("grids_list", TOP / ".ci/grids.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -186,5 +186,9 @@ def test_the_list_of_grids():
         with pytest.raises(SystemExit): module.grids(text)
     known = module.grids((TOP / "nbs/experiments/grids.txt").read_text())
     assert "pretrain" in known
+    for run, _ in known.values():                                                   # each of them could begin
+        answer = CliRunner().invoke(app, ["run", *run, "--dry", "--out", str(tmp_path / "grid")])
+        assert answer.exit_code == 0 and answer.output.count(": new") >= 6, answer.output
+    assert not (tmp_path / "grid").exists()
     answer = subprocess.run([sys.executable, TOP / ".ci/grids.py", "nothing"], capture_output=True, text=True)
     assert answer.returncode == 1 and "no grid nothing; there are pretrain" in answer.stderr
