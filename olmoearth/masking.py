@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from .modalities import MAPS
 from .samples import InputError
+from .settings import torch_generator
 from .tokens import Layout, Role
 
 # %% auto #0
