@@ -9,7 +9,8 @@ _HOME = {
     "Sample": "samples", "World": "synthetic", "example_scene": "datasets", "read_scene": "datasets", "check_sample": "checks",
     "Loader": "loading", "Config": "model", "OlmoEarth": "model", "TrainConfig": "trainer", "Trainer": "trainer",
     "save": "pretrained", "load": "pretrained", "describe": "pretrained",
-    "embed_scene": "scenes", "rgb": "maps", "pca_rgb": "maps", "classes_rgb": "maps", "picture": "maps", "show_map": "maps", "run_notebook": "experiments",
+    "embed_scene": "scenes", "open_scene": "sources", "open_embedding": "stores",
+    "rgb": "maps", "pca_rgb": "maps", "classes_rgb": "maps", "picture": "maps", "show_map": "maps", "run_notebook": "experiments",
 }
 
 

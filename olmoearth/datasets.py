@@ -4,6 +4,7 @@
 
 # %% ../nbs/04f_datasets.ipynb #56c31c3a
 from __future__ import annotations
+import json
 import re
 import shutil
 import tarfile
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # %% auto #0
-__all__ = ['SUBSET_PAGE', 'EXAMPLES_URL', 'EXAMPLES', 'from_dataset', 'read_scene', 'DownloadError', 'download', 'unpack',
-           'fetch_subset', 'example_scene', 'H5Folder', 'read_h5', 'write_h5', 'write_h5_folder', 'LAYOUTS',
-           'read_geotiffs', 'without_offset', 'month_table', 'search_stac', 'add_osm', 'burn_osm', 'read_monthly_stack',
-           'write_geotiffs', 'OfficialTree', 'convert_tree', 'write_tile']
+__all__ = ['SUBSET_PAGE', 'EXAMPLES_URL', 'EXAMPLES', 'from_dataset', 'cut_dataset', 'open_cube', 'read_scene', 'DownloadError',
+           'download', 'unpack', 'fetch_subset', 'example_scene', 'H5Folder', 'read_h5', 'write_h5', 'write_h5_folder',
+           'LAYOUTS', 'read_geotiffs', 'without_offset', 'month_table', 'search_stac', 'add_osm', 'burn_osm',
+           'read_monthly_stack', 'write_geotiffs', 'OfficialTree', 'convert_tree', 'write_tile']
 
 # %% ../nbs/04f_datasets.ipynb #0385be06
 _all_ = ["H5Folder", "read_h5", "write_h5", "write_h5_folder", "LAYOUTS", "read_geotiffs", "without_offset", "month_table", "search_stac", "add_osm", "burn_osm",
@@ -158,23 +159,60 @@ def _grid_of(da: xr.DataArray, crs: str | None, north: bool) -> tuple[str | None
     return name, (dx, 0.0, float(xs[0] - dx / 2), 0.0, step, float(top - step / 2))
 
 # %% ../nbs/04f_datasets.ipynb #f37e3878
+def cut_dataset(
+    ds: xr.Dataset,                          # with named axes; nothing is loaded
+    window: tuple[int, int, int, int],       # first row and column, rows, columns of the 10 m grid
+) -> xr.Dataset:
+    "A window of a Dataset, modality by modality. Raises InputError for one that leaves it."
+    row, col, height, width = window
+    pick: dict[Any, slice] = {}
+    for dim in map(str, ds.dims):
+        axis, _, name = dim.partition("_")
+        plain, scaled = dim.lower() in (*_X, *_Y), name in registry() and modality(name).on_grid
+        if not plain and not (scaled and axis in ("x", "y")): continue
+        factor, size = modality(name).factor if scaled else 1, ds.sizes[dim]
+        start, count = (col, width) if dim.lower() in _X or (scaled and axis == "x") else (row, height)
+        low, high = start * factor, (start + count) * factor
+        if low < 0 or high > size or count < 1: raise InputError(f"window {low}..{high} along {dim} leaves the {size} px of the Dataset; choose a window inside it")
+        north = dim.lower() in _Y and dim in ds.coords and size > 1 and float(ds[dim][1]) > float(ds[dim][0])
+        pick[dim] = slice(size - high, size - low) if north else slice(low, high)
+    part = ds.isel(pick)
+    if "olmoearth_sample" in ds.attrs:
+        facts = json.loads(ds.attrs["olmoearth_sample"])
+        if facts["transform"]:
+            a, b, c, d, e, f = facts["transform"][:6]
+            facts["transform"] = (a, b, a * col + b * row + c, d, e, d * col + e * row + f)
+        part.attrs = ds.attrs | {"olmoearth_sample": json.dumps(facts)}
+    return part
+
+# %% ../nbs/04f_datasets.ipynb #a3d84687
+def open_cube(
+    path: str | Path,   # NAME.nc or NAME.zarr
+) -> xr.Dataset:
+    "A Dataset on disk, nothing of it loaded."
+    import xarray as xr
+    if Path(path).suffix == ".zarr": return xr.open_dataset(path, engine="zarr", consolidated=False, decode_coords="all")
+    return xr.open_dataset(path, decode_coords="all")
+
+# %% ../nbs/04f_datasets.ipynb #92207d48
 def read_scene(
     path: str | Path,                         # a folder of GeoTIFFs, a monthly stack, an H5 training file, a NetCDF file or Zarr store
     attrs: Mapping[str, Any] | None = None,   # facts to add: {"sentinel2_offset": 0}
     check: str | None = None,                 # input check: "raise" | "warn" | "off"; None: as in the settings
+    window: tuple[int, int, int, int] | None = None,   # first row and column, rows, columns of the 10 m grid; None: all of it
 ) -> Sample:
     "Read any supported scene, labels included. Raises InputError that lists what was looked for."
     path = Path(path)
     if not path.exists(): raise InputError(f"there is no {path.name!r}; give the path of a folder or file that exists")
-    if path.suffix == ".h5": return read_h5(path, check=check)
+    if path.suffix == ".h5": return read_h5(path, check=check) if window is None else read_h5(path, check=check).crop(*window)
     if path.suffix in (".nc", ".zarr"):
-        import xarray as xr
-        with xr.open_dataset(path, engine="zarr" if path.suffix == ".zarr" else None, decode_coords="all") as ds: return from_dataset(ds.load(), attrs=attrs, check=check)
-    if path.suffix in (".tif", ".tiff"): return read_monthly_stack(path, attrs=attrs, check=check)
-    if (path / "sample.json").exists(): return read_written(path, check)
+        with open_cube(path) as ds:
+            return from_dataset((cut_dataset(ds, window) if window else ds).load(), attrs=attrs, check=check)
+    if path.suffix in (".tif", ".tiff"): return read_monthly_stack(path, attrs=attrs, check=check, window=window)
+    if (path / "sample.json").exists(): return read_written(path, check, window)
     files = sorted(path.glob("*.tif"))
-    if len(files) == 1 and re.search(r"\d{4}-\d{2}-\d{2}", files[0].name): return read_monthly_stack(files[0], attrs=attrs, check=check)
-    return read_geotiffs(path, attrs=attrs, check=check)
+    if len(files) == 1 and re.search(r"\d{4}-\d{2}-\d{2}", files[0].name): return read_monthly_stack(files[0], attrs=attrs, check=check, window=window)
+    return read_geotiffs(path, attrs=attrs, check=check, window=window)
 
 # %% ../nbs/04f_datasets.ipynb #9fdf8be0
 class DownloadError(InputError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -106,6 +107,7 @@ def collapse(
                              ("cosine", angle, "points one way")):
         v = seen(rows, f"health/{key}")
         left = [1 - x for x in v] if key == "cosine" else v
+        if key == "cosine" and len(r := seen(rows, "health/rank")) > last and r[-1] > r[0]: continue     # one common direction added to features that differ more and more
         if len(v) > last and left[0] > 0 and max(left[-last:]) < limit * left[0]:
             return Finding("collapse", int(rows[-1]["step"]), f"the encoder's output {what}: {key} {v[-1]:.3g}, at the start {v[0]:.3g}",
                            "A target that moves with the model can be made easy by it: use the frozen projection, a slower copy, or a lower learning rate")
@@ -120,9 +122,9 @@ def stagnation(
 ) -> Finding | None:
     "The loss stays at chance."
     share = seen(rows, "share")
-    if len(share) < after or sum(share[-last:]) / last < limit: return None
+    if len(share) < after or (level := median(share[-last:])) < limit: return None       # the median: one batch of almost constant maps has a share of anything
     twins, wide = (seen(rows, f"health/{k}")[-5:] for k in ("twins", "wide"))
-    reason = f"over the last {last} steps the loss is {100 * sum(share[-last:]) / last:.1f} % of chance"
+    reason = f"over the last {last} steps the loss is {100 * level:.1f} % of chance"
     if twins and sum(twins) / len(twins) > 0.5:
         reason += f", and {100 * sum(twins) / len(twins):.0f} % of the hidden tokens have a competitor with the same target"
         return Finding("stagnation", int(rows[-1]["step"]), reason,

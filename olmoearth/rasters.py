@@ -32,15 +32,21 @@ class Raster(NamedTuple):
 
 # %% ../nbs/04a_rasters.ipynb #67ef6947
 def read_raster(
-    path: str | Path,  # a GeoTIFF, or anything GDAL opens
+    path: str | Path,                                       # a GeoTIFF, or anything GDAL opens
+    window: tuple[int, int, int, int] | None = None,        # first row and column, rows, columns of the file's pixels; None: all of it
 ) -> Raster:
-    "Read all bands with their validity. Raises InputError for a file without a georeference or one that cannot be read."
-    import rasterio
+    "Read all bands with their validity. Raises InputError for a file without a georeference, one that cannot be read, or a window outside it."
+    import rasterio.windows
     from rasterio.errors import RasterioError
     try:
         with rasterio.open(path) as src:
-            values, valid = src.read(), src.read_masks() > 0                             # (C, H, W)
-            crs, transform, names, tags = src.crs, tuple(src.transform)[:6], src.descriptions, dict(src.tags())
+            row, col, height, width = window or (0, 0, *src.shape)
+            if min(row, col) < 0 or row + height > src.height or col + width > src.width:
+                raise InputError(f"{Path(path).name} has {src.height} x {src.width} px, which rows {row}..{row + height}, columns {col}..{col + width} leave; "
+                                 "bring all files of a scene onto one grid")
+            part = rasterio.windows.Window(col, row, width, height)   # type: ignore[call-arg]
+            values, valid = src.read(window=part), src.read_masks(window=part) > 0       # (C, H, W)
+            crs, transform, names, tags = src.crs, tuple(src.window_transform(part))[:6], src.descriptions, dict(src.tags())
             if any(src.offsets): tags |= {"raster:offset": str(src.offsets[0]), "raster:scale": str(src.scales[0])}
     except RasterioError as err: raise InputError(f"{Path(path).name} cannot be read ({err}); fetch it again") from None
     if crs is None: raise InputError(f"{Path(path).name} has no coordinate system; write one with: rio edit-info --crs EPSG:32632 {Path(path).name}")
@@ -248,6 +254,7 @@ def read_layout(
     tolerance: int = 15,                  # days within which another sensor joins a date
     attrs: Mapping[str, Any] | None = None,  # facts to add: {"sentinel2_offset": 0}
     check: str | None = None,             # input check: "raise" | "warn" | "off"; None: as in the settings
+    window: tuple[int, int, int, int] | None = None,   # first row and column, rows, columns of the 10 m grid; None: all of it
 ) -> Sample:
     "Read the files of a layout onto one grid and one list of dates. Raises InputError for unequal grids, unknown bands or dates."
     folder, grid = Path(folder), _Grid()
@@ -256,7 +263,7 @@ def read_layout(
     for spec in layout.files:
         m = modality(spec.modality)
         for path in sorted(folder.glob(spec.pattern)):
-            r, c = read_raster(path), len(spec.bands)
+            r, c = read_raster(path, window and tuple(m.factor * v for v in window)), len(spec.bands)   # type: ignore[arg-type]
             grid.check(r, path.name, m.factor)
             if len(r.values) % c: raise InputError(f"{path.name}: {len(r.values)} bands, but the map names {c} ({', '.join(spec.bands)}); name every band of the file")
             n = len(r.values) // c if m.has_time else 1
@@ -272,7 +279,7 @@ def read_layout(
     labels = {}
     for spec in layout.labels:
         for path in sorted(folder.glob(spec.pattern))[:1]:
-            grid.check(r := read_raster(path), path.name)
+            grid.check(r := read_raster(path, window), path.name)
             labels[spec.name] = Label(r.values[0].astype(np.int64), dict(spec.classes), spec.ignore)
     facts.pop("sentinel2_offset", None)
     if offsets and None not in offsets: facts |= {"sentinel2_offset": 0, **({"sentinel2_offset_removed": max(offsets)} if any(offsets) else {})}
@@ -316,9 +323,10 @@ def read_geotiffs(
     tolerance: int = 15,                                             # days within which another sensor joins a date
     attrs: Mapping[str, Any] | None = None,                          # facts: {"sentinel2_level": "L2A", "sentinel2_offset": 0}
     check: str | None = None,                                        # input check: "raise" | "warn" | "off"; None: as in the settings
+    window: tuple[int, int, int, int] | None = None,                 # first row and column, rows, columns of the 10 m grid; None: all of it
 ) -> Sample:
     "A folder of GeoTIFFs with a band-order map. Raises InputError, with the fix, for unequal grids, unknown bands or dates."
-    if bands is None: return read_layout(folder, find_layout(folder), date, tolerance, attrs, check)
+    if bands is None: return read_layout(folder, find_layout(folder), date, tolerance, attrs, check, window)
     layout = FolderLayout("given", tuple(File(p, m, tuple(b)) for p, (m, b) in bands.items()),
                           tuple(LabelFile(p, n, c, tuple(i)) for p, (n, c, i) in (labels or {}).items()))
-    return read_layout(folder, layout, date, tolerance, attrs, check)
+    return read_layout(folder, layout, date, tolerance, attrs, check, window)

@@ -34,9 +34,10 @@ def read_monthly_stack(
     names: Mapping[str, tuple[str, str]] | None = None,        # name without suffix -> (modality, band); None: STACK_NAMES
     attrs: Mapping[str, Any] | None = None,                    # facts to add: {"sentinel2_offset": 0}
     check: str | None = None,                                  # input check: "raise" | "warn" | "off"; None: as in the settings
+    window: tuple[int, int, int, int] | None = None,           # first row and column, rows, columns; None: all of it
 ) -> Sample:
     "A stack whose band names carry the step as a suffix. Raises InputError for names unknown, uneven steps or no date."
-    path, names, r = Path(path), names or STACK_NAMES, read_raster(path)
+    path, names, r = Path(path), names or STACK_NAMES, read_raster(path, window)
     split = [(m[1], int(m[2])) if (m := re.fullmatch(r"(.+)_(\d+)", n)) else (n, 0) for n in r.names]
     steps = max(i for _, i in split) + 1
     held: dict[str, dict[str, list[int]]] = {}                                           # modality -> band -> channels, step by step
@@ -117,6 +118,7 @@ def write_geotiffs(
 def read_written(
     folder: str | Path,        # as `write_geotiffs` left it
     check: str | None = None,  # input check: "raise" | "warn" | "off"; None: as in the settings
+    window: tuple[int, int, int, int] | None = None,   # first row and column, rows, columns of the 10 m grid; None: all of it
 ) -> Sample:
     "Read what `write_geotiffs` wrote."
     folder = Path(folder)
@@ -126,12 +128,12 @@ def read_written(
         m = modality(k)
         if k in facts["plain"]: arrays[k], missing = (np.array(facts["plain"][k][p], t) for p, t in (("values", dtype), ("missing", bool)))
         else:
-            r = read_raster(folder / f"{k}.tif")
+            r = read_raster(folder / f"{k}.tif", window and tuple(m.factor * v for v in window))   # type: ignore[arg-type]
             if m.factor == 1: crs, transform = r.crs, r.transform
             values, valid = (pixels_first(v, n if m.has_time else 1) for v in (r.values, r.valid))
             arrays[k], missing = np.where(valid, values, 0).astype(dtype), ~valid
         if missing.any(): gaps[k] = missing
-    labels = {k: Label(read_raster(folder / f"label_{k}.tif").values[0].astype(np.int64), {int(c): t for c, t in v["classes"].items()}, tuple(v["ignore"]))
+    labels = {k: Label(read_raster(folder / f"label_{k}.tif", window).values[0].astype(np.int64), {int(c): t for c, t in v["classes"].items()}, tuple(v["ignore"]))
               for k, v in facts["labels"].items()}
     sample = Sample(arrays, np.array(facts["times"], "datetime64[D]"), gaps, crs, transform, labels, facts["name"], facts["attrs"])
     check_sample(sample, check)
