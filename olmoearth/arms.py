@@ -160,7 +160,9 @@ def start(
     model, loader = model or OlmoEarth(arm.config, arm.seed), crops(arm)
     target = TARGETS[arm.target](model, loader, arm)
     loss: LossFn = PixelLoss(arm.config, seed=arm.seed) if arm.target == "pixels" else released_loss
-    config = TrainConfig(steps=arm.steps, lr=arm.lr, table_lr=1, masking=arm.masking, scope=arm.scope, contrast=arm.contrast, seed=arm.seed, drop_same=MAPS)
+    visible = {"only_decode": ()} if arm.maps == "input" else {}                       # the usual strategies never show a map to the encoder
+    config = TrainConfig(steps=arm.steps, lr=arm.lr, table_lr=1, masking=arm.masking, masking_options=visible, scope=arm.scope, contrast=arm.contrast, seed=arm.seed,
+                         drop_same=MAPS)
     watch: list[Callback] = [HealthWatch(every=max(1, arm.steps // 60))]
     if held is not None:
         apart = Loader(held, seed=99, preset=arm.config.preset, modalities=arm.sensors, check="off", **RECIPE)
