@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterable
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -213,10 +214,14 @@ def set_components(
 ) -> None:
     "Principal components of rows, as a linear map."
     mean = x.mean(0)
-    values, vectors = (v.to(x) for v in torch.linalg.eigh(torch.cov(x.double().T, correction=0).reshape(x.shape[1], x.shape[1])))   # float64: some maps repeat their columns
+    live = x.var(0, correction=0) > 0      # a layer that is empty here has no direction, and an eigenvalue solver can give up on thousands of zeros
+    if not live.any(): live[:] = True
+    part = x[:, live].double().cpu()
+    covariance = torch.cov(part.T, correction=0).reshape(part.shape[1], -1)             # float64: some maps repeat their columns
+    values, vectors = (torch.from_numpy(v).to(x) for v in np.linalg.eigh(covariance.numpy()))
     order = values.argsort(descending=True)[:proj.out_features]
     floor = 1e-8 * float(values.max().clamp(min=1e-12))
     scale = values[order].clamp(min=floor).rsqrt() if whiten else torch.ones(len(order), device=x.device)
     proj.weight.zero_(); proj.bias.zero_()
-    proj.weight[:len(order)] = vectors[:, order].T * scale[:, None]
+    proj.weight[:len(order), live] = vectors[:, order].T * scale[:, None]
     proj.bias[:len(order)] = -(proj.weight[:len(order)] @ mean)
