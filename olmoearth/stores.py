@@ -10,17 +10,19 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 from .samples import InputError
+from .settings import require
 from .windows import Block, Grid
 
 if TYPE_CHECKING:
     import xarray as xr
 
 # %% auto #0
-__all__ = ['NUMBERS', 'EMPTY', 'pack', 'unpack', 'Spec', 'Store', 'open_embedding']
+__all__ = ['NUMBERS', 'EMPTY', 'pack', 'unpack', 'Spec', 'Store', 'write_cog', 'stac_item', 'open_embedding']
 
 # %% ../nbs/15b_stores.ipynb #87ee6bda
 NUMBERS: Mapping[str, tuple[str, str]] = {   # name -> type on disk, what becomes of a vector
@@ -109,7 +111,7 @@ class Spec:
 @dataclass(frozen=True)
 class Store:
     "A store that is being written. Any number of processes may write blocks of it."
-    out: Path     # NAME.zarr, where it will be
+    out: Path     # NAME.zarr or NAME.tif, where it will be
     spec: Spec
 
     @property
@@ -117,13 +119,15 @@ class Store:
 
     @staticmethod
     def begin(
-        out: str | Path,   # NAME.zarr
+        out: str | Path,   # NAME.zarr, or NAME.tif
         spec: Spec,
     ) -> Store:
         "A new store, or the one that was cut off. Raises InputError for a finished one, other settings, or a place that cannot be written."
         store = Store(Path(out), spec)
         page, text = store.part / "spec.json", json.dumps(asdict(spec), indent=1, sort_keys=True, default=str)
-        if store.out.suffix != ".zarr": raise InputError(f"{store.out.name} is no name of a store; end it with .zarr")
+        if store.out.suffix not in (".zarr", ".tif"): raise InputError(f"{store.out.name} is no name of a store; end it with .zarr, or .tif for a GeoTIFF")
+        if store.out.suffix == ".tif" and spec.dtype not in ("float32", "int8-unit"):
+            raise InputError(f"dtype={spec.dtype!r} cannot be held by a GeoTIFF here; use float32 or int8-unit, or a .zarr")
         if store.out.exists(): raise InputError(f"{store.out} exists; remove it, or choose another name")
         try: store.part.mkdir(parents=True, exist_ok=True)
         except OSError as err: raise InputError(f"{store.out.parent} cannot be written ({err.strerror}); choose another folder") from None
@@ -169,7 +173,10 @@ class Store:
         "Give a whole store its name. Raises InputError where blocks are missing."
         left = [b.place for b in grid if not self.is_done(b)]
         if left: raise InputError(f"{len(left)} of {grid.places[0] * grid.places[1]} blocks of {self.out.name} are missing, the first {left[0]}; call again to go on")
-        (self.part / "store").replace(self.out)
+        whole = self.part / "store"
+        if self.out.suffix == ".tif": whole = write_cog(whole, self.part / "store.tif")
+        if self.spec.crs and self.spec.transform: self.out.with_suffix(".json").write_text(json.dumps(stac_item(self.out, self.spec), indent=1) + "\n")
+        whole.replace(self.out)
         shutil.rmtree(self.part)
         return self.out
 
@@ -196,9 +203,54 @@ def _create(folder: Path, spec: Spec) -> None:
         group.create_array("scale", shape=(h, w), chunks=spec.block, dtype="float32", fill_value=float("nan"), dimension_names=["y", "x"],
                            attributes={"long_name": "scale of the embedding", **about})
 
+# %% ../nbs/15b_stores.ipynb #3d5f90a9
+def write_cog(
+    store: str | Path,   # a whole Zarr store
+    out: str | Path,     # NAME.tif
+) -> Path:               # the file
+    "An embedding as a cloud-optimised GeoTIFF: one band a number, -128 or NaN where nothing was seen."
+    import rasterio
+    import rasterio.shutil
+    import xarray as xr
+    import zarr
+    group, out = zarr.open_group(store, mode="r"), Path(out)
+    cells: Any = group["embedding"]
+    plain = xr.open_dataset(store, engine="zarr", consolidated=False, decode_coords="all")["embedding"]
+    (h, w, d), draft = cells.shape, out.with_name(f"{out.stem}.draft.tif")
+    how = {"driver": "GTiff", "height": h, "width": w, "count": d, "dtype": cells.dtype, "nodata": EMPTY if cells.dtype == np.int8 else np.nan, "tiled": True,
+           "compress": "deflate", "bigtiff": "if_safer"}
+    if "x" in plain.coords: how |= {"transform": plain.rio.transform(), "crs": plain.rio.crs}
+    with rasterio.open(draft, "w", **how) as dst:
+        dst.update_tags(olmoearth=json.dumps({k: v for k, v in dict(group.attrs).items() if k != "zarr_conventions"}))
+        for top in range(0, h, step := cells.chunks[0]):
+            part = np.moveaxis(cells[top:top + step], 2, 0)                                       # (D, rows, w)
+            dst.write(part, window=rasterio.windows.Window(0, top, w, part.shape[1]))   # type: ignore[call-arg]
+    rasterio.shutil.copy(draft, out, driver="COG", compress="deflate", bigtiff="if_safer", overview_resampling="average" if cells.dtype != np.int8 else "nearest")
+    draft.unlink()
+    return out
+
+# %% ../nbs/15b_stores.ipynb #436e6e8a
+def stac_item(
+    out: str | Path,   # the store or file that it describes
+    spec: Spec,        # with a georeference
+) -> dict[str, Any]:
+    "A STAC item. The dates are those of the images."
+    from rasterio.warp import transform_bounds, transform_geom
+    pystac, out = require("pystac", "data"), Path(out)
+    left, bottom, right, top = spec.bounds
+    ring = {"type": "Polygon", "coordinates": [[(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]]}
+    dates = [datetime.fromisoformat(d).replace(tzinfo=UTC) for d in spec.facts.get("dates", [])]
+    about = {k: v for k, v in spec.attrs.items() if k.startswith(("geoemb:", "proj:"))} | {"proj:shape": list(spec.shape), "proj:transform": list(spec.transform or ())}
+    item = pystac.Item(out.stem, transform_geom(spec.crs, "EPSG:4326", ring), list(transform_bounds(spec.crs, "EPSG:4326", *spec.bounds)), dates[0] if len(dates) == 1 else None,
+                       about, min(dates) if len(dates) > 1 else None, max(dates) if len(dates) > 1 else None,
+                       stac_extensions=["https://stac-extensions.github.io/projection/v2.0.0/schema.json"])
+    kind = "application/vnd.zarr; version=3" if out.suffix == ".zarr" else pystac.MediaType.COG
+    item.add_asset("embedding", pystac.Asset(f"./{out.name}", "Embedding", media_type=kind, roles=["data"]))
+    return item.to_dict(include_self_link=False)
+
 # %% ../nbs/15b_stores.ipynb #825007e6
 def open_embedding(
-    path: str | Path,   # NAME.zarr
+    path: str | Path,   # NAME.zarr or NAME.tif
 ) -> xr.DataArray:      # (y, x, feature) float32, NaN where nothing was seen; lazy where dask is installed
     "An embedding from disk, its numbers turned back. Raises InputError for what is none, or is not finished."
     import importlib.util
@@ -208,11 +260,25 @@ def open_embedding(
         if path.with_name(f"{path.name}.part").exists(): raise InputError(f"{path.name} is not finished; run the same call again, which goes on where it stopped")
         raise InputError(f"there is no {str(path)!r}; give the path of a store that embed_scene wrote")
     chunks: Any = {} if importlib.util.find_spec("dask") else None
+    if path.suffix == ".tif": return _open_cog(path, chunks)
     try: ds = xr.open_dataset(path, engine="zarr", consolidated=False, decode_coords="all", chunks=chunks)
     except Exception as err: raise InputError(f"{path.name} is no Zarr store ({type(err).__name__}); give the path of a store that embed_scene wrote") from err
     if "embedding" not in ds or "geoemb:data_type" not in ds.attrs:
         raise InputError(f"{path.name} holds {', '.join(map(str, ds.data_vars)) or 'nothing'}, no embedding; give the path of a store that embed_scene wrote")
     method = ds.attrs.get("geoemb:quantization", {}).get("method", "")
     kind = {"per_pixel_scale": "int8", "signed_square_root": "int8-unit"}.get(method) or str(ds.attrs["geoemb:data_type"])
-    out = unpack(ds["embedding"], kind, ds["scale"] if "scale" in ds else None).transpose("y", "x", "feature")
-    return out.rename("embedding").assign_attrs({**ds.attrs["olmoearth"], "patch_size": ds.attrs["geoemb:chip_layout"]["chip_size"][0]})
+    return _named(unpack(ds["embedding"], kind, ds["scale"] if "scale" in ds else None), ds.attrs)
+
+def _named(values: xr.DataArray, attrs: Mapping[str, Any]) -> xr.DataArray:
+    return values.transpose("y", "x", "feature").rename("embedding").assign_attrs({**attrs["olmoearth"], "patch_size": attrs["geoemb:chip_layout"]["chip_size"][0]})
+
+def _open_cog(path: Path, chunks: Any) -> xr.DataArray:
+    "The same from a GeoTIFF."
+    import rioxarray
+    import rasterio.errors
+    try:
+        with rasterio.open(path) as src: attrs = json.loads(src.tags()["olmoearth"])
+    except (rasterio.errors.RasterioIOError, KeyError, ValueError): raise InputError(f"{path.name} is no embedding; give the path of a file that embed_scene wrote") from None
+    raw: Any = rioxarray.open_rasterio(path, chunks=chunks)
+    unit = "geoemb:quantization" in attrs
+    return _named(unpack(raw.rename(band="feature").drop_vars("feature"), "int8-unit" if unit else "float32"), attrs)
