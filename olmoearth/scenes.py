@@ -114,7 +114,7 @@ def plan_scene(
 def embed_scene(
     scene: Any,                      # Sample, xarray.Dataset (numpy, dask or Zarr), path, or Source: see `open_scene`
     model: OlmoEarth,                # trained or not
-    out: str | Path | None = None,   # NAME.zarr to write; None: in memory
+    out: str | Path | None = None,   # NAME.zarr, or NAME.tif for a cloud-optimised GeoTIFF; None: in memory
     patch_size: int = 4,             # pixels along one patch, hence the cell of the result: 1..8
     window: int = 32,                # pixels along one window, a multiple of patch_size
     overlap: int = 0,                # pixels that neighbouring windows share, at most half a window; cells are blended by a Hann weight
@@ -185,7 +185,7 @@ def _to_disk(job: Job, model: OlmoEarth, out: Path, dtype: str, shards: bool, cl
         plan = plan_scene(job, model, dtype, measure=bool(todo))
         print(f"{out.name}: {plan}" + (f"; {plan.blocks - len(todo)} blocks are there already" if len(todo) < plan.blocks else ""))
     from tqdm.auto import tqdm
-    for _ in tqdm(_done(job, model, store, todo, client), "blocks", len(todo), disable=not progress): pass
+    for _ in tqdm(_done(job, model, store, todo, client), "blocks", len(todo), **({} if progress else {"disable": True})): pass   # TQDM_DISABLE=1 hides it as well
     return open_embedding(store.finish(job.grid))
 
 def _done(job: Job, model: OlmoEarth, store: Store, todo: list[Block], client: Any) -> Any:
