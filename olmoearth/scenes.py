@@ -6,6 +6,7 @@
 from __future__ import annotations
 import hashlib
 import math
+import os
 import time
 import warnings
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ def _to_disk(job: Job, model: OlmoEarth, out: Path, dtype: str, shards: bool, cl
         plan = plan_scene(job, model, dtype, measure=bool(todo))
         print(f"{out.name}: {plan}" + (f"; {plan.blocks - len(todo)} blocks are there already" if len(todo) < plan.blocks else ""))
     from tqdm.auto import tqdm
-    for _ in tqdm(_done(job, model, store, todo, client), "blocks", len(todo), **({} if progress else {"disable": True})): pass   # TQDM_DISABLE=1 hides it as well
+    for _ in tqdm(_done(job, model, store, todo, client), "blocks", len(todo), disable=not progress or bool(os.environ.get("TQDM_DISABLE"))): pass   # notebooks do not read it by themselves
     return open_embedding(store.finish(job.grid))
 
 def _done(job: Job, model: OlmoEarth, store: Store, todo: list[Block], client: Any) -> Any:
