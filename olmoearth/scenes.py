@@ -186,7 +186,8 @@ def _to_disk(job: Job, model: OlmoEarth, out: Path, dtype: str, shards: bool, cl
         plan = plan_scene(job, model, dtype, measure=bool(todo))
         print(f"{out.name}: {plan}" + (f"; {plan.blocks - len(todo)} blocks are there already" if len(todo) < plan.blocks else ""))
     from tqdm.auto import tqdm
-    for _ in tqdm(_done(job, model, store, todo, client), "blocks", len(todo), disable=not progress or bool(os.environ.get("TQDM_DISABLE"))): pass   # notebooks do not read it by themselves
+    quiet = not progress or bool(os.environ.get("TQDM_DISABLE"))                # in a notebook tqdm does not look
+    for _ in tqdm(_done(job, model, store, todo, client), "blocks", len(todo), disable=quiet): pass
     return open_embedding(store.finish(job.grid))
 
 def _done(job: Job, model: OlmoEarth, store: Store, todo: list[Block], client: Any) -> Any:
