@@ -1043,8 +1043,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'olmoearth.windows.Side.cells': ('windows.html#side.cells', 'olmoearth/windows.py'),
                                    'olmoearth.windows.Side.of': ('windows.html#side.of', 'olmoearth/windows.py'),
                                    'olmoearth.windows.Side.owner': ('windows.html#side.owner', 'olmoearth/windows.py'),
+                                   'olmoearth.windows._contribute': ('windows.html#_contribute', 'olmoearth/windows.py'),
                                    'olmoearth.windows._cut': ('windows.html#_cut', 'olmoearth/windows.py'),
-                                   'olmoearth.windows._reaches': ('windows.html#_reaches', 'olmoearth/windows.py'),
                                    'olmoearth.windows.blend': ('windows.html#blend', 'olmoearth/windows.py'),
                                    'olmoearth.windows.seam_ratio': ('windows.html#seam_ratio', 'olmoearth/windows.py'),
                                    'olmoearth.windows.window_starts': ('windows.html#window_starts', 'olmoearth/windows.py')}}}

@@ -4,6 +4,7 @@
 
 # %% ../nbs/15_windows.ipynb #c4d7542c
 from __future__ import annotations
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -110,7 +111,7 @@ class Grid:
     ) -> Block:
         "One block."
         rows, cols = (slice(i * b, min((i + 1) * b, side.length)) for i, b, side in ((row, self.block[0], self.y), (col, self.block[1], self.x)))
-        down, along = ([i for i, at in enumerate(side.starts) if _reaches(side, i, at, part)] for side, part in ((self.y, rows), (self.x, cols)))
+        down, along = (_contribute(side, part) for side, part in ((self.y, rows), (self.x, cols)))
         return Block((row, col), rows, cols, tuple(product(down, along)))
 
     def area(
@@ -121,10 +122,10 @@ class Grid:
         top, left = self.y.starts[min(i)], self.x.starts[min(j)]
         return top, left, self.y.starts[max(i)] + self.y.window - top, self.x.starts[max(j)] + self.x.window - left
 
-def _reaches(side: Side, i: int, at: int, part: slice) -> bool:
-    "Whether window `i` contributes to the cells of a part."
-    low, high = max(part.start - at, 0), min(part.stop - at, side.window)
-    return low < high and bool(side.shares[i, low:high].any())
+def _contribute(side: Side, part: slice) -> list[int]:
+    "The windows with a share in some of the cells."
+    near = range(bisect_right(side.starts, part.start - side.window), bisect_left(side.starts, part.stop))
+    return [i for i in near if side.shares[i, max(part.start - side.starts[i], 0):part.stop - side.starts[i]].any()]
 
 # %% ../nbs/15_windows.ipynb #a5105625
 def blend(
