@@ -34,7 +34,8 @@ from .watch import HealthWatch, held_shares, HeldOut
 
 # %% auto #0
 __all__ = ['MAP_USES', 'PICO', 'TARGETS', 'RECIPE', 'TITLES', 'Arm', 'whole_sensors', 'paper_selection', 'teaching_tiles',
-           'held_tiles', 'labelled_scenes', 'crops', 'start', 'negatives', 'hidden_sensor', 'steps_to', 'outcome']
+           'held_tiles', 'labelled_scenes', 'Having', 'crops', 'start', 'negatives', 'hidden_sensor', 'steps_to',
+           'outcome']
 
 # %% ../nbs/34_arms.ipynb #091f9598
 MAP_USES = ("target", "none", "input")
@@ -138,6 +139,19 @@ def labelled_scenes(
     return {n: (s, cell_labels(next(iter(s.labels.values())), patch)) for n, s in scenes.items()}
 
 # %% ../nbs/34_arms.ipynb #80e48a8e
+@dataclass(frozen=True)
+class Having:
+    "Tiles that have data of one of some sensors. A model that reads one sensor learns nothing from a place that lacks it."
+    dataset: Dataset
+    sensors: tuple[str, ...]
+
+    def __len__(self) -> int: return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample | None:   # None: without; a Loader draws another one
+        s = self.dataset[index]
+        return s if s is not None and any(k in s.arrays and not s.mask(k).all() for k in self.sensors) else None
+
+# %% ../nbs/34_arms.ipynb #45c12105
 RECIPE: Mapping[str, Any] = {"batch_size": 4, "patch_sizes": (8,), "sides": (4,), "budget": 300}
 
 
@@ -146,7 +160,7 @@ def crops(
 ) -> Loader:
     "The batches of an arm. Modalities that are left out change neither the order nor the places of the crops."
     config = arm.config
-    return Loader(teaching_tiles(arm), seed=arm.seed, preset=config.preset, modalities=arm.modalities, check="off", **RECIPE)
+    return Loader(Having(teaching_tiles(arm), arm.sensors), seed=arm.seed, preset=config.preset, modalities=arm.modalities, check="off", **RECIPE)
 
 # %% ../nbs/34_arms.ipynb #427bd05f
 def start(
