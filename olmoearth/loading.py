@@ -157,7 +157,8 @@ def crop_to_budget(
     if not fits:
         raise InputError(f"{side} x {side} patches with one date are more than the budget of {budget} tokens; use a smaller side or a larger budget")
     t = min(fits, sample.n_times) if n_times is None else n_times
-    if t > fits and any(modality(k).has_time for k in sample.modalities): raise InputError(f"{t} dates at side {side} are more than the budget of {budget} tokens; use n_times <= {fits}")
+    if t > fits and any(modality(k).has_time for k in sample.modalities):
+        raise InputError(f"{t} dates at side {side} are more than the budget of {budget} tokens; use n_times <= {fits}")
     row, col = (int(rng.integers(n - size + 1)) for n in (height, width))
     part = crop(sample, row, col, size)                                        # (size, size, T, C)
     start = 0
