@@ -196,7 +196,7 @@ def _whole(sample: Sample, patch_size: int) -> Sample:
 def _embed(samples: Sequence[Sample], model: OlmoEarth, patch_size: int) -> list[Any]:
     "Embeddings (h, w, D) of the scenes that have labels; None for the others."
     from olmoearth.scenes import embed_scene
-    return [embed_scene(_whole(s, patch_size), model, None, patch_size, 8 * patch_size, check="off").values if s.labels else None for s in samples]
+    return [embed_scene(_whole(s, patch_size), model, patch_size=patch_size, window=8 * patch_size, check="off").values if s.labels else None for s in samples]
 
 def _probe(samples: Sequence[Sample], before: list[Any], after: list[Any], patch_size: int) -> tuple[list[Change], list[str]]:
     "Probes of every labelled scene, and a note where there is none."

@@ -145,7 +145,8 @@ def summary(
     "Which runs, code, data, seeds; what failed, by name."
     done, late = runs.rows[runs.rows["status"] == "done"], failed(runs)
     several = lambda column: [v for v in dict.fromkeys(done[column]) if v]
-    fixed = ", ".join(f"{k}={v}" for k, v in json.loads(runs.rows["fixed"].iloc[0]).items())
+    short = lambda v: f"`{first} ...`" if "\n" in (t := str(v)) and (first := t.strip().splitlines()[0]) else t
+    fixed = ", ".join(f"{k}={short(v)}" for k, v in json.loads(runs.rows["fixed"].iloc[0]).items())
     seeds = {a: ", ".join(map(str, sorted(g["seed"]))) for a, g in runs.numbers.groupby("arm", sort=False)}
     alike = len(set(seeds.values())) == 1
     who = f"seed{'s' * (',' in seeds[runs.arms[0]])} {seeds[runs.arms[0]]}" if alike else "seeds " + "; ".join(f"{a}: {s}" for a, s in seeds.items())
@@ -153,7 +154,7 @@ def summary(
     what = f"{len(done)} of {len(runs.rows)} runs of {runs.rows['notebook'].iloc[0]}, {len(runs.arms)} arm{'s' * (len(runs.arms) > 1)}, {who}"
     lines = [f"- **{runs.name}**: {what}" + (f"; {took:.0f} minutes together" if took >= 1 else ""),
              f"- the same in all: {fixed or 'the notebook as it is'}",
-             f"- code {', '.join(code)}" + (" (**several versions**: a difference between arms may be one between versions)" if len(code) > 1 else ""),
+             f"- code {', '.join(code)}, a checksum of the package" + (" (**several versions**: a difference between arms may be one between versions)" if len(code) > 1 else ""),
              f"- data: {'; '.join(data) or 'not noted by the runs'}"]
     if runs.numbers["seed"].nunique() == 1: lines.append("- one seed: there are no intervals, and a difference may be chance")
     return "\n".join(lines + [f"- {r.status}: {r.run}" + (f" ({r.why})" if r.why else "") for r in late.itertuples()])

@@ -41,6 +41,7 @@ def embed_command(
             print(source, flush=True)
             ready = load(model)
             client = require("distributed", "dask").Client(dask) if dask else None
-            made = embed_scene(source, ready, out, patch_size, window, overlap, batch_size, dtype, device or None, client=client)
+            made = embed_scene(source, ready, out, patch_size=patch_size, window=window, overlap=overlap, batch_size=batch_size, dtype=dtype,
+                               device=device or None, client=client)
         except (InputError, SettingError, OSError) as err: raise ParameterError(str(err)) from None
         print(f'{out}: {made.sizes["y"]} x {made.sizes["x"]} cells of {made.sizes["feature"]} numbers; olmoearth.open_embedding("{out}") opens it')

@@ -212,12 +212,13 @@ def export_command(
     "Write an encoder as one file that runs without this package."
     from olmoearth.export import export_onnx, export_torch
     from olmoearth.official_weights import MODELS
-    from olmoearth.pretrained import is_official, load
+    from olmoearth.pretrained import PACKAGE, find_model, is_official, load
     from olmoearth.samples import InputError
     kinds = {".onnx": export_onnx, ".pt2": export_torch}
     with _plain_errors():
         if (write := kinds.get(Path(file).suffix)) is None: raise ParameterError(f"cannot write {file!r}; end its name with {' or '.join(kinds)}")
-        licence = licence or (MODELS[0].licence if is_official(model) else "")
+        ours = not is_official(model) and Path(find_model(model)).is_relative_to(PACKAGE)           # came with the package
+        licence = licence or (MODELS[0].licence if is_official(model) else "Apache-2.0" if ours else "")
         if not licence: raise ParameterError("a model of your own has the licence that you give it: --licence Apache-2.0")
         try: path = write(load(model), file, sensors.split(","), side, times, patch_size, licence=licence, source=model)
         except InputError as err: raise ParameterError(str(err)) from None

@@ -82,8 +82,17 @@ def status(
         return "new"
     held = _note(file)
     if other := [k for k, v in json.loads(json.dumps(run.facts)).items() if held.get(k) != v]:
-        raise ParameterError(f"{run.folder} holds a run that differs in {', '.join(other)}; choose another --out, or remove it")
+        what = ", ".join(_differs(k, held.get(k), run.facts[k]) for k in other)
+        raise ParameterError(f"{run.folder} holds a run that differs in {what}; choose another --out, or remove it")
     return held["status"]
+
+# %% ../nbs/31_grids.ipynb #c4dc38c5
+def _differs(key: str, was: Any, now: Any) -> str:
+    "In words, what another run has."
+    short = lambda v: (t := " ".join(str(v).split()))[:40] + "..." * (len(t) > 40)
+    if not isinstance(was, dict) or not isinstance(now, Mapping): return {"digest": "the notebook"}.get(key, key)
+    changed = [k for k in {**was, **now} if was.get(k) != now.get(k)]
+    return ", ".join(f"{k} ({short(was[k]) if k in was else 'as usual'}, now {short(now[k]) if k in now else 'as usual'})" for k in changed)
 
 # %% ../nbs/31_grids.ipynb #e5bb262d
 def execute(
@@ -190,6 +199,7 @@ def run_grid(
 ) -> dict[str, str]:              # name of a run that failed -> why
     "Run what is new, failed or was cut off; finished runs stay as they are. All folders are checked before the first run."
     todo = [r for r in runs if status(r) != "done"]
+    if todo: require("pyarrow", "train")                          # what a run leaves is written at its end
     say(f"{len(runs)} run{'s' * (len(runs) != 1)}, {len(runs) - len(todo)} finished before" + (f", {len(todo)} to do" if todo else ": nothing to do"))
     failed: dict[str, str] = {}
     order = [time.time() + 1e-3 * i for i in range(len(todo))]     # as planned, whoever begins first
@@ -287,7 +297,7 @@ def run_command(
     jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
     out: Annotated[str, typer.Option(help="Folder; empty: out/NAME.")] = "",
     dask: Annotated[str, typer.Option(help="Address of a dask scheduler to send the runs to.")] = "",
-    dry: Annotated[bool, typer.Option("--dry", help="Check everything and list the runs; run none.")] = False,
+    dry: Annotated[bool, typer.Option("--dry", help="Check names and types and list the runs; run none.")] = False,
 ) -> None:
     "Run a notebook over a grid of settings and seeds; finished runs are not repeated."
     with _plain_errors():

@@ -65,7 +65,7 @@ def probe_tiles(
     if label in model.config.inputs: raise InputError(f"the model reads {label}, so its features hold the answer; choose another label")
     samples = [s for i in range(len(tiles)) if (s := tiles[i]) is not None]
     device = str(next(model.parameters()).device)
-    features = [embed_scene(s, model, None, patch_size, window, device=device, precision=dtype, check="off").values.astype(np.float64) for s in samples]
+    features = [embed_scene(s, model, patch_size=patch_size, window=window, device=device, precision=dtype, check="off").values.astype(np.float64) for s in samples]
     side = window // patch_size
     means = place_means(features[0::2], side)
     centred = [x - means[tuple(np.indices(x.shape[:2]) % side)] for x in features]

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 # %% auto #0
-__all__ = ['bootstrap', 'compare', 'chosen', 'table', 'Live', 'plot_arms', 'curves', 'Report', 'report', 'report_command', 'Runs',
-           'bundle', 'failed', 'read_runs', 'summary', 'thin']
+__all__ = ['SURE', 'bootstrap', 'compare', 'chosen', 'table', 'Live', 'plot_arms', 'curves', 'Report', 'report', 'report_command',
+           'Runs', 'bundle', 'failed', 'read_runs', 'summary', 'thin']
 
 # %% ../nbs/32_reports.ipynb #f5993ec8
 _all_ = ["Runs", "bundle", "failed", "read_runs", "summary", "thin"]   # what report notebooks call, from one place
@@ -84,12 +84,15 @@ def _text(mean: float, low: float, high: float, digits: int, sign: str = "") -> 
     return f"{mean:{sign}.{digits}f}" + (f" ({low:{sign}.{digits}f} .. {high:{sign}.{digits}f})" if low == low else "")
 
 # %% ../nbs/32_reports.ipynb #e1ba8522
+SURE = 6   # seeds from which a difference of one sign in all of them is rarer than 1 in 20 by chance
+
+
 def table(
     runs: Runs,                          # any
     metrics: str | Sequence[str] = "",   # see `chosen`
     base: str = "",                      # arm to compare with; "": the first
 ) -> Styler:
-    "Arms, seeds, and for each metric the mean and the paired difference from the base; bold where the interval leaves out zero."
+    "Arms, seeds, and for each metric the mean and the paired difference from the base; bold where the interval leaves out zero and there are six seeds or more."
     import pandas as pd
     names, base = chosen(runs, metrics), base or runs.arms[0]
     found = {m: compare(runs.numbers, m, base) for m in names}
@@ -103,12 +106,13 @@ def table(
         columns[title, "mean"] = [_text(r.mean, r.low, r.high, digits) for r in rows]
         fewer = [f", {r.pairs} seeds" if 0 < r.pairs < r.seeds else "" for r in rows]                # where the base lacks some
         columns[title, f"less {base}"] = ["" if r.arm == base else _text(r.difference, r.gap_low, r.gap_high, digits, "+") + f for r, f in zip(rows, fewer, strict=True)]
-        sure[title, f"less {base}"] = [r.arm != base and (r.gap_low > 0 or r.gap_high < 0) for r in rows]
+        sure[title, f"less {base}"] = [r.arm != base and r.pairs >= SURE and (r.gap_low > 0 or r.gap_high < 0) for r in rows]
     frame: Any = pd.DataFrame(columns)
     few = int(seeds.max())
     caption = ("One seed: there are no intervals, and a difference may be chance." if few < 2 else
-               "Mean over seeds and 95 % bootstrap interval; differences are paired by seed, bold where the interval leaves out zero."
-               + (f" From {few} seeds such an interval is rather too narrow." if few < 5 else ""))
+               "Mean over seeds and 95 % bootstrap interval; differences are paired by seed"
+               + (f". From {few} seeds it is too narrow: without any difference it leaves out zero about {200 * .5 ** few:.0f} times in 100, so nothing is bold."
+                  if few < SURE else ", bold where the interval leaves out zero."))
     style = frame.style.set_uuid(hashlib.blake2b(frame.to_csv().encode(), digest_size=3).hexdigest()).hide(axis="index").set_caption(caption)
     return style.apply(lambda column: ["font-weight: bold" if s else "" for s in sure.get(column.name, [False] * len(column))]).set_properties(**{"text-align": "left"})
 

@@ -21,7 +21,7 @@ from .pretrained import code_version
 from .samples import InputError, Sample
 from .settings import pick_device, pick_dtype, require
 from .sources import Source, open_scene
-from .stores import NUMBERS, Spec, Store, open_embedding
+from .stores import NUMBERS, Spec, Store, is_finished, open_embedding
 from .tokens import Layout
 from .windows import Block, Grid, blend
 
@@ -96,9 +96,11 @@ def plan_scene(
     model: OlmoEarth,        # on its device
     dtype: str = "float32",  # one of NUMBERS
     measure: bool = True,    # False: no time
+    blocks: list[Block] | None = None,   # those that are left; None: all
 ) -> Plan:
     "What a job will take."
-    blocks = list(job.grid)
+    blocks = list(job.grid) if blocks is None else blocks
+    if not blocks: return Plan(job.grid.shape, 0, 0, 0, 0, 0.0)
     windows = sum(len(b.windows) for b in blocks)
     middle = job.windows(blocks[len(blocks) // 2])[:job.batch_size]
     tokens = len(Layout.from_batch(collate(middle[:1], job.patch_size, model.config.preset), model.config.preset))
@@ -108,15 +110,15 @@ def plan_scene(
             start = time.perf_counter()
             embed_windows(middle, model, job.patch_size, job.precision)
             seconds = (time.perf_counter() - start) / len(middle) * windows
-    (h, w), size = job.grid.shape, np.dtype(NUMBERS[dtype][0]).itemsize
-    return Plan((h, w), windows, windows * tokens, len(blocks), h * w * model.config.dim * size, seconds)
+    size = np.dtype(NUMBERS[dtype][0]).itemsize * model.config.dim
+    return Plan(job.grid.shape, windows, windows * tokens, len(blocks), sum(b.shape[0] * b.shape[1] for b in blocks) * size, seconds)
 
 # %% ../nbs/15c_scenes.ipynb #c91175f5
 def embed_scene(
     scene: Any,                      # Sample, xarray.Dataset (numpy, dask or Zarr), path, or Source: see `open_scene`
     model: OlmoEarth,                # trained or not
     out: str | Path | None = None,   # NAME.zarr, or NAME.tif for a cloud-optimised GeoTIFF; None: in memory
-    patch_size: int = 4,             # pixels along one patch, hence the cell of the result: 1..8
+    *, patch_size: int = 4,             # pixels along one patch, hence the cell of the result: 1..8
     window: int = 32,                # pixels along one window, a multiple of patch_size
     overlap: int = 0,                # pixels that neighbouring windows share, at most half a window; cells are blended by a Hann weight
     batch_size: int = 16,            # windows at a time
@@ -131,6 +133,7 @@ def embed_scene(
 ) -> xr.DataArray:                   # (y, x, feature) float32, one vector per cell, with the scene's crs and transform
     "Embed a scene window by window. Raises InputError for what is no scene, has no sensors or is smaller than a patch, and for a patch outside 1..8 px."
     if dtype not in NUMBERS: raise InputError(f"dtype={dtype!r}; use one of {', '.join(NUMBERS)}, or precision={dtype!r} for the matrix products")
+    if out is not None and not isinstance(out, (str, Path)): raise InputError(f"out={out!r} is no path; write patch_size={out!r} if that was meant")
     if client is not None and out is None: raise InputError("a dask client writes to disk; give out='NAME.zarr'")
     source, names = _checked(scene, model, check)
     grid = _grid(source, patch_size, window, overlap, block)
@@ -151,8 +154,10 @@ def embed_scene(
 def _checked(scene: Any, model: OlmoEarth, check: str | None) -> tuple[Source, tuple[str, ...]]:
     "A scene, and which of its modalities the model reads."
     source = open_scene(scene)
-    if isinstance(scene, Sample): check_sample(scene, check)
-    else: source.check(check)
+    try: check_sample(scene, check) if isinstance(scene, Sample) else source.check(check)
+    except InputError as err:
+        if not isinstance(scene, (str, Path)): raise
+        raise InputError(f"{err}\nHere: sample = read_scene({str(scene)!r}, check='off'), then that line, then the same call with the sample") from None
     names = tuple(m for m in source.modalities if m in model.config.inputs)
     if not names: raise InputError(f"the scene has {', '.join(source.modalities) or 'nothing'}, the model reads {', '.join(model.config.inputs)}; give it one of those")
     return source, names
@@ -180,11 +185,15 @@ def _to_disk(job: Job, model: OlmoEarth, out: Path, dtype: str, shards: bool, cl
                      "precision": str(job.precision).removeprefix("torch."), "code": code_version()}
     place = tuple(v * k for v, k in zip(source.transform, (job.patch_size, job.patch_size, 1) * 2)) if source.transform else None
     name = f"urn:olmoearth:{config.version}:{config.size}:{facts['weights']}"
-    store = Store.begin(out, Spec(job.grid.shape, config.dim, job.grid.block, dtype, source.crs, place, job.patch_size, name, job.names, facts, shards))
+    spec = Spec(job.grid.shape, config.dim, job.grid.block, dtype, source.crs, place, job.patch_size, name, job.names, facts, shards)
+    if is_finished(out, spec):
+        if progress: print(f"{out.name} is there already, made with these settings")
+        return open_embedding(out)
+    store = Store.begin(out, spec)
     todo = [b for b in job.grid if not store.is_done(b)]
     if progress:
-        plan = plan_scene(job, model, dtype, measure=bool(todo))
-        print(f"{out.name}: {plan}" + (f"; {plan.blocks - len(todo)} blocks are there already" if len(todo) < plan.blocks else ""))
+        every = job.grid.places[0] * job.grid.places[1]
+        print(f"{out.name}: {plan_scene(job, model, dtype, blocks=todo)}" + (f"; {every - len(todo)} blocks are there already" if len(todo) < every else ""))
     from tqdm.auto import tqdm
     quiet = not progress or bool(os.environ.get("TQDM_DISABLE"))                # in a notebook tqdm does not look
     for _ in tqdm(_done(job, model, store, todo, client), "blocks", len(todo), disable=quiet): pass

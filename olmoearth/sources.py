@@ -92,7 +92,7 @@ def open_scene(
         raise InputError(f"a scene is a Sample, an xarray.Dataset or a path, not {type(scene).__name__}; "
                          "make one with read_scene(folder), or from_xarray(dataset) for arrays with dates")
     path = Path(scene)
-    if not path.exists(): raise InputError(f"there is no {path.name!r}; give the path of a folder or file that exists")
+    if not path.exists(): raise InputError(f"there is no {str(path)!r}; give the path of a folder or file that exists")
     if path.suffix == ".h5": return open_scene(read_scene(path, attrs, "off"))
     reader = partial(_of_files, str(path.resolve()), attrs)
     if path.suffix not in (".nc", ".zarr"): return _described(_files_shape(path, reader(0, 0, 1, 1)), reader)

@@ -4,10 +4,12 @@
 
 # %% ../nbs/15b_stores.ipynb #ccac7edc
 from __future__ import annotations
+import hashlib
 import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # %% auto #0
-__all__ = ['NUMBERS', 'EMPTY', 'pack', 'unpack', 'Spec', 'Store', 'write_cog', 'stac_item', 'open_embedding']
+__all__ = ['NUMBERS', 'EMPTY', 'pack', 'unpack', 'Spec', 'Store', 'is_finished', 'attributes', 'write_cog', 'stac_item',
+           'open_embedding']
 
 # %% ../nbs/15b_stores.ipynb #87ee6bda
 NUMBERS: Mapping[str, tuple[str, str]] = {   # name -> type on disk, what becomes of a vector
@@ -83,6 +86,12 @@ class Spec:
     shards: bool = False                        # True: a block is a shard of smaller chunks: fewer files, which GDAL does not read yet
 
     @property
+    def digest(self) -> str: return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()     # of all of it
+
+    @property
+    def text(self) -> str: return json.dumps(asdict(self), indent=1, sort_keys=True, default=str)
+
+    @property
     def attrs(self) -> dict[str, Any]:
         "Attributes of the store."
         kind, how = NUMBERS[self.dtype]
@@ -90,7 +99,7 @@ class Spec:
         grid = {"layout_type": "regular_grid", "chip_size": [self.patch_size] * 2, "stride": [self.patch_size] * 2}
         out: dict[str, Any] = {"zarr_conventions": _CONVENTIONS, "geoemb:type": "chip", "geoemb:dimensions": self.dim, "geoemb:model": self.model,
                                "geoemb:source_data": list(self.sources), "geoemb:data_type": kind, "geoemb:chip_layout": grid,
-                               "spatial:dimensions": ["y", "x"], "spatial:shape": list(self.shape), "olmoearth": self.facts}
+                               "spatial:dimensions": ["y", "x"], "spatial:shape": list(self.shape), "olmoearth": self.facts, "olmoearth_spec": self.digest}
         if "code" in self.facts: out["geoemb:build_version"] = self.facts["code"]
         if self.dtype.startswith("int8"):
             ways = {"int8": {"method": "per_pixel_scale", "scale_array": "scale", "nodata": "nan"}, "int8-unit": {"method": "signed_square_root", "description": how}}
@@ -124,11 +133,11 @@ class Store:
     ) -> Store:
         "A new store, or the one that was cut off. Raises InputError for a finished one, other settings, or a place that cannot be written."
         store = Store(Path(out), spec)
-        page, text = store.part / "spec.json", json.dumps(asdict(spec), indent=1, sort_keys=True, default=str)
+        page, text = store.part / "spec.json", spec.text
         if store.out.suffix not in (".zarr", ".tif"): raise InputError(f"{store.out.name} is no name of a store; end it with .zarr, or .tif for a GeoTIFF")
         if store.out.suffix == ".tif" and spec.dtype not in ("float32", "int8-unit"):
             raise InputError(f"dtype={spec.dtype!r} cannot be held by a GeoTIFF here; use float32 or int8-unit, or a .zarr")
-        if store.out.exists(): raise InputError(f"{store.out} exists; remove it, or choose another name")
+        if store.out.exists(): raise InputError(f"{store.out} exists and was made in another way; remove it, or choose another name")
         try: store.part.mkdir(parents=True, exist_ok=True)
         except OSError as err: raise InputError(f"{store.out.parent} cannot be written ({err.strerror}); choose another folder") from None
         if page.exists():
@@ -175,10 +184,39 @@ class Store:
         if left: raise InputError(f"{len(left)} of {grid.places[0] * grid.places[1]} blocks of {self.out.name} are missing, the first {left[0]}; call again to go on")
         whole = self.part / "store"
         if self.out.suffix == ".tif": whole = write_cog(whole, self.part / "store.tif")
+        else: _consolidate(whole)
         if self.spec.crs and self.spec.transform: self.out.with_suffix(".json").write_text(json.dumps(stac_item(self.out, self.spec), indent=1) + "\n")
         whole.replace(self.out)
         shutil.rmtree(self.part)
         return self.out
+
+def _consolidate(folder: Path) -> None:
+    "All metadata in one page: quicker to open, and xarray need not warn."
+    import zarr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")           # that the page is no part of the standard yet
+        zarr.consolidate_metadata(folder)
+
+def is_finished(
+    out: str | Path,
+    spec: Spec,
+) -> bool:
+    "Whether a store is there, whole, and made as `spec` says."
+    if not Path(out).exists(): return False
+    try: return attributes(out).get("olmoearth_spec") == spec.digest
+    except InputError: return False
+
+def attributes(
+    path: str | Path,   # NAME.zarr or NAME.tif
+) -> dict[str, Any]:
+    "What a finished store says about itself. Raises InputError for what is none."
+    import rasterio
+    import zarr
+    path = Path(path)
+    try:
+        if path.suffix == ".zarr": return dict(zarr.open_group(path, mode="r").attrs)
+        with rasterio.open(path) as src: return json.loads(src.tags()["olmoearth"])
+    except Exception as err: raise InputError(f"{path.name} is no embedding ({type(err).__name__}); give the path of a store that embed_scene wrote") from err
 
 def _create(folder: Path, spec: Spec) -> None:
     "Coordinates, attributes and empty arrays."
@@ -275,10 +313,7 @@ def _named(values: xr.DataArray, attrs: Mapping[str, Any]) -> xr.DataArray:
 def _open_cog(path: Path, chunks: Any) -> xr.DataArray:
     "The same from a GeoTIFF."
     import rioxarray
-    import rasterio.errors
-    try:
-        with rasterio.open(path) as src: attrs = json.loads(src.tags()["olmoearth"])
-    except (rasterio.errors.RasterioIOError, KeyError, ValueError): raise InputError(f"{path.name} is no embedding; give the path of a file that embed_scene wrote") from None
+    attrs = attributes(path)
     raw: Any = rioxarray.open_rasterio(path, chunks=chunks)
     unit = "geoemb:quantization" in attrs
     return _named(unpack(raw.rename(band="feature").drop_vars("feature"), "int8-unit" if unit else "float32"), attrs)

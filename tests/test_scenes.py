@@ -139,7 +139,10 @@ def test_what_cannot_be_done_is_said(scene, store, model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"): embed_scene(scene, model, tmp_path / "file/e.zarr", check="off", progress=False)
     embed_scene(scene, model, tmp_path / "e.zarr", check="off", progress=False)
-    with pytest.raises(InputError, match="exists; remove it"): embed_scene(scene, model, tmp_path / "e.zarr", check="off", progress=False)
+    with pytest.raises(InputError, match="made in another way"): embed_scene(scene, model, tmp_path / "e.zarr", overlap=8, check="off", progress=False)
+    with pytest.raises(InputError, match="then that line, then the same call with the sample"):
+        bright = replace(scene, arrays={**scene.arrays, "sentinel2_l2a": (scene.arrays["sentinel2_l2a"] / 10_000).astype(np.float32)})
+        embed_scene(write_geotiffs(bright, tmp_path / "bright"), model)
     folder = write_geotiffs(scene, tmp_path / "folder")
     short = scene.crop(0, 0, 60, 100)
     write_geotiffs(short, tmp_path / "short")
