@@ -74,11 +74,11 @@ def test_a_missing_notebook_and_a_folder_of_something_else(tmp_path):
 def test_another_notebook_or_setting_never_overwrites_a_run(tmp_path):
     path = notebook(tmp_path)
     assert run_grid(plan(path, tmp_path / "g")) == {}
-    with pytest.raises(ParameterError, match="differs in fixed"): run_grid(plan(path, tmp_path / "g", {"wait": 1.0}))
+    with pytest.raises(ParameterError, match=r"differs in wait \(.*now 1.0\)"): run_grid(plan(path, tmp_path / "g", {"wait": 1.0}))
     assert run_grid(plan(path, tmp_path / "g", {"wait": 0.1}, {"width": [2]})) == {}                 # a new folder beside it ...
     with pytest.raises(ParameterError, match="differ in their fixed parameters .* base against width=2"): collect(tmp_path / "g")   # ... cannot be compared
     notebook(tmp_path, [*CODE, "1 + 1"])
-    with pytest.raises(ParameterError, match="differs in digest"): run_grid(plan(path, tmp_path / "g"))
+    with pytest.raises(ParameterError, match="differs in the notebook"): run_grid(plan(path, tmp_path / "g"))
 
 
 def test_a_failed_run_is_kept_named_and_retried_alone(tmp_path):

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_a_metric_that_an_arm_lacks_breaks_nothing(grid):
 
 
 def test_pairs_and_intervals_in_the_table(tmp_path):
-    luck = [0.0, 8.0, 3.0, 5.0, 1.0]
+    luck = [0.0, 8.0, 3.0, 5.0, 1.0, 2.0]
     for w, gain in (("a", 0.0), ("b", 2.0), ("c", 0.1)):
         for s, v in enumerate(luck): leave(tmp_path / "g", {"w": w}, s, {"score": 50 + v + gain + (0.2 * (-1) ** s if w == "c" else 0)})
     runs = read_runs(tmp_path / "g")
@@ -98,6 +99,8 @@ def test_pairs_and_intervals_in_the_table(tmp_path):
     html = shown.to_html()
     assert html.count("font-weight: bold") == 1 and "too narrow" not in html                             # b is sure, c is not
     assert table(runs, base="w=b").data["score", "less w=b"].tolist()[1] == ""
+    few = table(replace(runs, numbers=runs.numbers[runs.numbers["seed"] < 3]), "score", "w=a").to_html()
+    assert "font-weight: bold" not in few and "25 times in 100" in few                                     # three of one sign are no proof
     with pytest.raises(ParameterError, match="no arm 'w=z'; there are w=a; w=b; w=c"): table(runs, base="w=z")
     with pytest.raises(ParameterError, match="no metric 'scor'; there are score"): chosen(runs, "score,scor")
 
