@@ -86,10 +86,12 @@ class Spec:
     shards: bool = False                        # True: a block is a shard of smaller chunks: fewer files, which GDAL does not read yet
 
     @property
-    def digest(self) -> str: return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()     # of all of it
+    def text(self) -> str:
+        "All of it, as JSON."
+        return json.dumps(asdict(self), indent=1, sort_keys=True, default=str)
 
     @property
-    def text(self) -> str: return json.dumps(asdict(self), indent=1, sort_keys=True, default=str)
+    def digest(self) -> str: return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()     # of all of it
 
     @property
     def attrs(self) -> dict[str, Any]:
