@@ -18,7 +18,7 @@ from .checks import check_sample
 from .modalities import modality, registry
 from .official import H5Folder, read_h5, write_h5, write_h5_folder
 from .rasters import LAYOUTS, TERRAMESH, assemble, band_name, order_bands, read_geotiffs, read_layout, without_offset
-from .samples import InputError, Sample, from_xarray
+from .samples import InputError, Sample, from_xarray, moved
 from .settings import find_data, get_settings
 from .stac import month_table, search_stac
 from .stacks import add_osm, burn_osm, read_monthly_stack, read_written, write_geotiffs
@@ -179,9 +179,7 @@ def cut_dataset(
     part = ds.isel(pick)
     if "olmoearth_sample" in ds.attrs:
         facts = json.loads(ds.attrs["olmoearth_sample"])
-        if facts["transform"]:
-            a, b, c, d, e, f = facts["transform"][:6]
-            facts["transform"] = (a, b, a * col + b * row + c, d, e, d * col + e * row + f)
+        if facts["transform"]: facts["transform"] = moved(facts["transform"], row, col)
         part.attrs = ds.attrs | {"olmoearth_sample": json.dumps(facts)}
     return part
 

@@ -21,7 +21,7 @@ def embed_command(
     model: Annotated[str, typer.Option(help="Folder or name of a model; `olmoearth models` lists names.")] = "sim-nano",
     patch_size: Annotated[int, typer.Option(help="Pixels along a patch, hence the cell of the result: 1..8.")] = 4,
     window: Annotated[int, typer.Option(help="Pixels along a window.")] = 32,
-    overlap: Annotated[int, typer.Option(help="Pixels that neighbouring windows share; 8 hides their grid.")] = 0,
+    overlap: Annotated[int, typer.Option(help="Pixels that neighbouring windows share, to be blended.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, float16, int8 or int8-unit.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Windows at a time.", min=1)] = 16,
     offset: Annotated[str, typer.Option(help="Sentinel-2 offset still in the values: 0 or 1000; empty: as the metadata say.")] = "",

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # %% auto #0
-__all__ = ['InputError', 'Label', 'Sample', 'crop', 'select', 'at_times', 'dates_from_numbers', 'month_index', 'day_index',
-           'lonlat', 'to_xarray', 'from_xarray', 'same', 'Batch']
+__all__ = ['InputError', 'Label', 'Sample', 'moved', 'centres', 'crop', 'select', 'at_times', 'dates_from_numbers', 'month_index',
+           'day_index', 'lonlat', 'to_xarray', 'from_xarray', 'same', 'Batch']
 
 # %% ../nbs/02_samples.ipynb #ac170ae1
 class InputError(ValueError):
@@ -121,6 +121,26 @@ class Sample:
         return "\n".join(lines)
 
 # %% ../nbs/02_samples.ipynb #18d0bd74
+def moved(
+    transform: Sequence[float],   # (a, b, c, d, e, f) of pixel corners
+    row: int,                     # of the pixel where the new grid begins
+    col: int,
+) -> tuple[float, ...]:
+    "The transform of a part of a grid."
+    a, b, c, d, e, f = transform
+    return a, b, a * col + b * row + c, d, e, d * col + e * row + f
+
+
+def centres(
+    transform: Sequence[float],   # (a, b, c, d, e, f) of pixel corners, not rotated
+    height: int,                  # rows
+    width: int,                   # columns
+) -> dict[str, np.ndarray]:       # "x" (W,) and "y" (H,)
+    "Where the middles of pixels lie, as coordinates for xarray."
+    a, _, c, _, e, f = transform
+    return {"x": c + a * (np.arange(width) + .5), "y": f + e * (np.arange(height) + .5)}
+
+# %% ../nbs/02_samples.ipynb #3053d0bc
 def crop(
     sample: Sample,            # not changed
     row: int,                  # first row, pixels of the 10 m grid
@@ -136,12 +156,9 @@ def crop(
     def cut(name: str, v: np.ndarray) -> np.ndarray:
         if not (m := modality(name)).on_grid: return v
         return v[row * m.factor:(row + height) * m.factor, col * m.factor:(col + width) * m.factor]   # (h, w, T, C)
-    shift = None
-    if sample.transform is not None:
-        a, b, c, d, e, f = sample.transform
-        shift = (a, b, a * col + b * row + c, d, e, d * col + e * row + f)
     return replace(sample, arrays={k: cut(k, v) for k, v in sample.arrays.items()}, missing={k: cut(k, v) for k, v in sample.missing.items()},
-                   transform=shift, labels={k: replace(v, values=v.values[row:row + height, col:col + width]) for k, v in sample.labels.items()})
+                   transform=sample.transform and moved(sample.transform, row, col),
+                   labels={k: replace(v, values=v.values[row:row + height, col:col + width]) for k, v in sample.labels.items()})
 
 # %% ../nbs/02_samples.ipynb #98b7a278
 def select(
@@ -237,8 +254,7 @@ def to_xarray(
         meaning = {"flag_values": list(v.classes), "flag_meanings": " ".join(n.replace(" ", "_") for n in v.classes.values())}
         data[f"label_{k}"] = (("y", "x"), v.values, {**meaning, "classes": json.dumps(v.classes), "ignore": list(v.ignore)})
     if sample.transform is not None and sample.transform[1] == sample.transform[3] == 0:
-        a, _, c, _, e, f = sample.transform
-        coords |= {"x": c + a * (np.arange(sample.width) + 0.5), "y": f + e * (np.arange(sample.height) + 0.5)}
+        coords |= centres(sample.transform, *sample.shape)
     facts = {"name": sample.name, "crs": sample.crs, "transform": sample.transform, "modalities": list(sample.arrays), "attrs": sample.attrs}
     ds = xr.Dataset(data, coords, {"olmoearth_sample": json.dumps(facts)})
     if sample.crs is not None: ds = ds.rio.write_crs(sample.crs)

@@ -18,7 +18,7 @@ from .checks import InputWarning, check_sample
 from .loading import collate
 from .model import OlmoEarth
 from .pretrained import code_version
-from .samples import InputError, Sample
+from .samples import InputError, Sample, centres
 from .settings import pick_device, pick_dtype, require
 from .sources import Source, open_scene
 from .stores import NUMBERS, Spec, Store, is_finished, open_embedding
@@ -134,6 +134,7 @@ def embed_scene(
     "Embed a scene window by window. Raises InputError for what is no scene, has no sensors or is smaller than a patch, and for a patch outside 1..8 px."
     if dtype not in NUMBERS: raise InputError(f"dtype={dtype!r}; use one of {', '.join(NUMBERS)}, or precision={dtype!r} for the matrix products")
     if out is not None and not isinstance(out, (str, Path)): raise InputError(f"out={out!r} is no path; write patch_size={out!r} if that was meant")
+    if out is None and dtype.startswith("int8"): raise InputError(f"dtype={dtype!r} is for files; give out='NAME.zarr', or use olmoearth.stores.pack")
     if client is not None and out is None: raise InputError("a dask client writes to disk; give out='NAME.zarr'")
     source, names = _checked(scene, model, check)
     grid = _grid(source, patch_size, window, overlap, block)
@@ -146,9 +147,7 @@ def embed_scene(
         cells = np.full((*grid.shape, model.config.dim), np.nan, np.float32)   # (h, w, D)
         for b in grid: cells[b.rows, b.cols] = job.embed(b, model)
     finally: model.train(was_training)
-    if dtype == "float16": cells = cells.astype(np.float16)
-    elif dtype != "float32": raise InputError(f"dtype={dtype!r} is for files; give out='NAME.zarr', or use olmoearth.stores.pack")
-    return _georeference(cells, source, patch_size, window, overlap, names)
+    return _georeference(cells.astype(dtype, copy=False), source, patch_size, window, overlap, names)
 
 # %% ../nbs/15c_scenes.ipynb #1c26e361
 def _checked(scene: Any, model: OlmoEarth, check: str | None) -> tuple[Source, tuple[str, ...]]:
@@ -179,7 +178,7 @@ def _grid(source: Source, patch_size: int, window: int, overlap: int, block: int
 # %% ../nbs/15c_scenes.ipynb #7340d68b
 def _to_disk(job: Job, model: OlmoEarth, out: Path, dtype: str, shards: bool, client: Any, progress: bool, facts: dict[str, Any]) -> xr.DataArray:
     "Embed what is not yet on disk."
-    require("zarr", "data")
+    for module in ("zarr", "pystac"): require(module, "data")                   # before hours of work
     source, config = job.source, model.config
     facts = facts | {"scene": source.name, "dates": [str(t) for t in source.times], "sensors": list(job.names), "weights": weights_digest(model),
                      "precision": str(job.precision).removeprefix("torch."), "code": code_version()}
@@ -207,16 +206,18 @@ def _done(job: Job, model: OlmoEarth, store: Store, todo: list[Block], client: A
     distributed = require("distributed", "dask")
     shared = client.scatter([job, model], broadcast=True)                       # once to each worker
     futures = client.map(lambda b, j, m, s: embed_block(j, m, s, b), todo, j=shared[0], m=shared[1], s=store, pure=False)
-    for future in distributed.as_completed(futures): yield future.result()
+    try:
+        for future in distributed.as_completed(futures): yield future.result()
+    finally: client.cancel(futures)                                             # after an error, the others need not go on
 
 def embed_block(
     job: Job,
-    model: OlmoEarth,   # on its device
+    model: OlmoEarth,   # on its device, in evaluation
     store: Store,       # to write to
     block: Block,
 ) -> tuple[int, int]:   # its place
     "Embed and write one block, wherever this runs."
-    store.write(block, job.embed(block, model.eval()))
+    store.write(block, job.embed(block, model))
     return block.place
 
 def weights_digest(
@@ -244,6 +245,6 @@ def _georeference(
     array = xr.DataArray(values, dims=("y", "x", "feature"), name="embedding", attrs=facts)
     if source.transform is None: return array
     affine = Affine(*source.transform) * Affine.scale(patch_size)
-    array = array.assign_coords(x=affine.c + affine.a * (np.arange(values.shape[1]) + .5), y=affine.f + affine.e * (np.arange(values.shape[0]) + .5))
+    array = array.assign_coords(centres(tuple(affine)[:6], *values.shape[:2]))
     if source.crs is not None: array = array.rio.write_crs(source.crs)
     return array.rio.write_transform(affine)

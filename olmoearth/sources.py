@@ -16,7 +16,7 @@ import numpy as np
 from .checks import check_sample
 from .datasets import cut_dataset, from_dataset, open_cube, read_scene
 from .modalities import modality
-from .samples import InputError, Sample, crop, to_xarray
+from .samples import InputError, Sample, centres, crop, to_xarray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -66,7 +66,10 @@ class Source:
         h, w = (min(side, n) for n in self.shape)
         free = self.shape[0] - h, self.shape[1] - w
         places = {*product((free[0] // 4, 3 * free[0] // 4), (free[1] // 4, 3 * free[1] // 4)), (free[0] // 2, free[1] // 2)}
-        for r, c in sorted(places): check_sample(self.read(r, c, h, w), check)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for r, c in sorted(places): check_sample(self.read(r, c, h, w), check)
+        for text, kind in {str(w.message): w.category for w in told}.items(): warnings.warn(text, kind, stacklevel=2)     # each once, not once a window
 
     def __repr__(self) -> str:
         dates = f"{self.times[0]} .. {self.times[-1]} ({len(self.times)} dates)" if len(self.times) > 1 else str(self.times[0]) if len(self.times) else "no dates"
@@ -85,6 +88,8 @@ def open_scene(
     attrs: Mapping[str, Any] | None = None,   # facts to add: {"sentinel2_offset": 0}
 ) -> Source:
     "A scene to read window by window. Raises InputError for what is no scene."
+    if isinstance(scene, (Source, Sample)) and (bands or attrs):
+        raise InputError("bands and attrs are for Datasets and files; a Sample or Source has its own: sample.attrs[...] = ...")
     if isinstance(scene, Source): return scene
     if isinstance(scene, Sample): return _described(scene.shape, partial(crop, scene))
     if hasattr(scene, "data_vars"): return _described(_dataset_shape(scene), partial(_of_dataset, scene, bands, attrs))
@@ -161,8 +166,7 @@ def _frame(source: Source, path: Path, side: int) -> dict[Any, int]:
     bare = small.drop_vars([*small.data_vars, "x", "y"], errors="ignore")
     bare = bare.assign_coords({k: v.astype(object) for k, v in bare.coords.items() if v.dtype.kind == "U"})     # text of any length, as Zarr has it
     if source.transform is not None and source.transform[1] == source.transform[3] == 0:
-        a, _, c, _, e, f = source.transform
-        bare = bare.assign_coords(x=c + a * (np.arange(source.shape[1]) + .5), y=f + e * (np.arange(source.shape[0]) + .5))
+        bare = bare.assign_coords(centres(source.transform, *source.shape))
     bare.to_zarr(path, mode="w", zarr_format=3, consolidated=False)
     group = zarr.open_group(path, mode="r+")
     for name, v in small.data_vars.items():

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
-from .samples import InputError
+from .samples import InputError, centres
 from .settings import require
 from .windows import Block, Grid
 
@@ -187,7 +187,7 @@ class Store:
         whole = self.part / "store"
         if self.out.suffix == ".tif": whole = write_cog(whole, self.part / "store.tif")
         else: _consolidate(whole)
-        if self.spec.crs and self.spec.transform: self.out.with_suffix(".json").write_text(json.dumps(stac_item(self.out, self.spec), indent=1) + "\n")
+        if self.spec.crs and self.spec.transform: self.out.with_suffix(".stac.json").write_text(json.dumps(stac_item(self.out, self.spec), indent=1) + "\n")
         whole.replace(self.out)
         shutil.rmtree(self.part)
         return self.out
@@ -216,8 +216,11 @@ def attributes(
     import zarr
     path = Path(path)
     try:
-        if path.suffix == ".zarr": return dict(zarr.open_group(path, mode="r").attrs)
-        with rasterio.open(path) as src: return json.loads(src.tags()["olmoearth"])
+        if path.suffix == ".zarr": attrs: dict[str, Any] = dict(zarr.open_group(path, mode="r").attrs)
+        else:
+            with rasterio.open(path) as src: attrs = json.loads(src.tags()["olmoearth"])
+        if "olmoearth_spec" not in attrs: raise KeyError("olmoearth_spec")
+        return attrs
     except Exception as err: raise InputError(f"{path.name} is no embedding ({type(err).__name__}); give the path of a store that embed_scene wrote") from err
 
 def _create(folder: Path, spec: Spec) -> None:
@@ -230,7 +233,7 @@ def _create(folder: Path, spec: Spec) -> None:
     if spec.transform is not None:
         import rioxarray  # noqa: F401  (gives Dataset.rio)
         affine = Affine(*spec.transform)
-        bare = bare.assign_coords(x=affine.c + affine.a * (np.arange(w) + .5), y=affine.f + affine.e * (np.arange(h) + .5))
+        bare = bare.assign_coords(centres(spec.transform, h, w))
         if spec.crs is not None: bare = bare.rio.write_crs(spec.crs)
         bare = bare.rio.write_transform(affine)
     bare.to_zarr(folder, mode="w", zarr_format=3, consolidated=False)
@@ -251,17 +254,16 @@ def write_cog(
     "An embedding as a cloud-optimised GeoTIFF: one band a number, -128 or NaN where nothing was seen."
     import rasterio
     import rasterio.shutil
-    import xarray as xr
     import zarr
     group, out = zarr.open_group(store, mode="r"), Path(out)
     cells: Any = group["embedding"]
-    plain = xr.open_dataset(store, engine="zarr", consolidated=False, decode_coords="all")["embedding"]
+    attrs: dict[str, Any] = dict(group.attrs)
     (h, w, d), draft = cells.shape, out.with_name(f"{out.stem}.draft.tif")
     how = {"driver": "GTiff", "height": h, "width": w, "count": d, "dtype": cells.dtype, "nodata": EMPTY if cells.dtype == np.int8 else np.nan, "tiled": True,
            "compress": "deflate", "bigtiff": "if_safer"}
-    if "x" in plain.coords: how |= {"transform": plain.rio.transform(), "crs": plain.rio.crs}
+    if "spatial:transform" in attrs: how |= {"transform": rasterio.Affine(*attrs["spatial:transform"]), "crs": attrs.get("proj:code") or attrs.get("proj:wkt2")}
     with rasterio.open(draft, "w", **how) as dst:
-        dst.update_tags(olmoearth=json.dumps({k: v for k, v in dict(group.attrs).items() if k != "zarr_conventions"}))
+        dst.update_tags(olmoearth=json.dumps({k: v for k, v in attrs.items() if k != "zarr_conventions"}))
         for top in range(0, h, step := cells.chunks[0]):
             part = np.moveaxis(cells[top:top + step], 2, 0)                                       # (D, rows, w)
             dst.write(part, window=rasterio.windows.Window(0, top, w, part.shape[1]))   # type: ignore[call-arg]
@@ -300,22 +302,14 @@ def open_embedding(
         if path.with_name(f"{path.name}.part").exists(): raise InputError(f"{path.name} is not finished; run the same call again, which goes on where it stopped")
         raise InputError(f"there is no {str(path)!r}; give the path of a store that embed_scene wrote")
     chunks: Any = {} if importlib.util.find_spec("dask") else None
-    if path.suffix == ".tif": return _open_cog(path, chunks)
-    try: ds = xr.open_dataset(path, engine="zarr", consolidated=False, decode_coords="all", chunks=chunks)
-    except Exception as err: raise InputError(f"{path.name} is no Zarr store ({type(err).__name__}); give the path of a store that embed_scene wrote") from err
-    if "embedding" not in ds or "geoemb:data_type" not in ds.attrs:
-        raise InputError(f"{path.name} holds {', '.join(map(str, ds.data_vars)) or 'nothing'}, no embedding; give the path of a store that embed_scene wrote")
-    method = ds.attrs.get("geoemb:quantization", {}).get("method", "")
-    kind = {"per_pixel_scale": "int8", "signed_square_root": "int8-unit"}.get(method) or str(ds.attrs["geoemb:data_type"])
-    return _named(unpack(ds["embedding"], kind, ds["scale"] if "scale" in ds else None), ds.attrs)
-
-def _named(values: xr.DataArray, attrs: Mapping[str, Any]) -> xr.DataArray:
-    return values.transpose("y", "x", "feature").rename("embedding").assign_attrs({**attrs["olmoearth"], "patch_size": attrs["geoemb:chip_layout"]["chip_size"][0]})
-
-def _open_cog(path: Path, chunks: Any) -> xr.DataArray:
-    "The same from a GeoTIFF."
-    import rioxarray
     attrs = attributes(path)
-    raw: Any = rioxarray.open_rasterio(path, chunks=chunks)
-    unit = "geoemb:quantization" in attrs
-    return _named(unpack(raw.rename(band="feature").drop_vars("feature"), "int8-unit" if unit else "float32"), attrs)
+    method = attrs.get("geoemb:quantization", {}).get("method")
+    kind = {"per_pixel_scale": "int8", "signed_square_root": "int8-unit"}.get(method) or str(attrs["geoemb:data_type"])
+    if path.suffix == ".tif":
+        import rioxarray
+        raw: Any = rioxarray.open_rasterio(path, chunks=chunks)
+        cells = unpack(raw.rename(band="feature").drop_vars("feature"), kind)
+    else:
+        ds = xr.open_dataset(path, engine="zarr", consolidated=False, decode_coords="all", chunks=chunks)
+        cells = unpack(ds["embedding"], kind, ds.get("scale"))
+    return cells.transpose("y", "x", "feature").rename("embedding").assign_attrs({**attrs["olmoearth"], "patch_size": attrs["geoemb:chip_layout"]["chip_size"][0]})

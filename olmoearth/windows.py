@@ -159,10 +159,7 @@ def seam_ratio(
     there, elsewhere = [], []
     for axis, side in ((0, grid.y), (1, grid.x)):
         step = np.moveaxis(np.sqrt((np.diff(cells.astype(np.float64), axis=axis) ** 2).sum(-1)), axis, 0)   # between cell k and k + 1
-        at = np.diff(side.owner) != 0
-        if where == "edges":
-            seen = np.add.reduce([np.abs(np.diff((side.cells[i] > 0).astype(int))) for i in range(len(side.starts))])
-            at = seen > 0
+        at = np.diff(side.owner) != 0 if where == "middle" else (np.diff(side.cells > 0, axis=1)).any(0)
         there.append(step[at].ravel()); elsewhere.append(step[~at].ravel())
     mean = lambda parts: np.nanmean(v) if len(v := np.concatenate(parts)) else np.nan
     return float(mean(there) / mean(elsewhere))
