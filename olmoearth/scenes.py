@@ -9,77 +9,34 @@ import math
 import os
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
-import torch
 from .checks import InputWarning, check_sample
 from .loading import collate
 from .model import OlmoEarth
+from .passes import POOLS, Job, embed_windows, window_means
 from .pretrained import code_version
 from .samples import InputError, Sample, centres
 from .settings import pick_device, pick_dtype, require
 from .sources import Source, open_scene
 from .stores import NUMBERS, Spec, Store, is_finished, open_embedding
 from .tokens import Layout
-from .windows import Block, Grid, blend
+from .windows import Block, Grid
 
 if TYPE_CHECKING:
     import xarray as xr
 
 # %% auto #0
-__all__ = ['embed_windows', 'Job', 'Plan', 'plan_scene', 'embed_scene', 'embed_block', 'weights_digest']
-
-# %% ../nbs/15c_scenes.ipynb #f0506561
-@torch.inference_mode()
-def embed_windows(
-    windows: list[Sample],             # of one size and one number of dates
-    model: OlmoEarth,                  # on its device
-    patch_size: int,                   # pixels along one patch
-    dtype: torch.dtype = torch.float32,  # of the matrix products
-) -> np.ndarray:                       # (n, h, w, D) float32, NaN where nothing was seen
-    "Embed windows in one batch."
-    device = next(model.parameters()).device
-    batch = collate(windows, patch_size, model.config.preset).to(device)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        return model.embed(batch).float().cpu().numpy()
-
-# %% ../nbs/15c_scenes.ipynb #54e776cc
-@dataclass(frozen=True)
-class Job:
-    "What it takes to embed any block of a scene. Small where the scene is on disk, so it can be sent to other processes."
-    source: Source
-    names: tuple[str, ...]    # modalities that the model reads
-    grid: Grid                # in cells
-    patch_size: int           # pixels along a cell
-    batch_size: int           # windows at a time
-    precision: torch.dtype    # of the matrix products
-
-    def windows(
-        self, block: Block,
-    ) -> list[Sample]:
-        "The windows of a block, read together."
-        top, left, rows, cols = self.grid.area(block)
-        p, y, x = self.patch_size, self.grid.y, self.grid.x
-        area = self.source.read(top * p, left * p, rows * p, cols * p).select(self.names)
-        return [area.crop((y.starts[i] - top) * p, (x.starts[j] - left) * p, y.window * p, x.window * p) for i, j in block.windows]
-
-    def embed(
-        self, block: Block,
-        model: OlmoEarth,    # on its device
-    ) -> np.ndarray:         # (h, w, D) float32
-        "The cells of a block."
-        windows = self.windows(block)
-        parts = [embed_windows(windows[i:i + self.batch_size], model, self.patch_size, self.precision) for i in range(0, len(windows), self.batch_size)]
-        return blend(self.grid, block, np.concatenate(parts))
+__all__ = ['Plan', 'plan_scene', 'width', 'embed_scene', 'embed_block', 'weights_digest']
 
 # %% ../nbs/15c_scenes.ipynb #02abb341
 @dataclass(frozen=True)
 class Plan:
     "The size of a run."
     cells: tuple[int, int]
-    windows: int      # to embed, those at the rims of blocks more than once
+    windows: int      # to embed in all passes, those at the rims of blocks more than once
     tokens: int       # in all windows
     blocks: int
     bytes: int        # of numbers, before compression
@@ -100,27 +57,36 @@ def plan_scene(
 ) -> Plan:
     "What a job will take."
     blocks = list(job.grid) if blocks is None else blocks
-    if not blocks: return Plan(job.grid.shape, 0, 0, 0, 0, 0.0)
-    windows = sum(len(b.windows) for b in blocks)
+    if not blocks: return Plan(job.shape, 0, 0, 0, 0, 0.0)
+    windows = sum(len(b.windows) for b in blocks) * job.parts ** 2
     middle = job.windows(blocks[len(blocks) // 2])[:job.batch_size]
     tokens = len(Layout.from_batch(collate(middle[:1], job.patch_size, model.config.preset), model.config.preset))
     seconds = float("nan")
     if measure:
         for _ in range(2):
             start = time.perf_counter()
-            embed_windows(middle, model, job.patch_size, job.precision)
+            embed_windows(middle, model, job.patch_size, job.precision, job.pool)
             seconds = (time.perf_counter() - start) / len(middle) * windows
-    size = np.dtype(NUMBERS[dtype][0]).itemsize * model.config.dim
-    return Plan(job.grid.shape, windows, windows * tokens, len(blocks), sum(b.shape[0] * b.shape[1] for b in blocks) * size, seconds)
+    size = np.dtype(NUMBERS[dtype][0]).itemsize * width(job, model) * job.parts ** 2
+    return Plan(job.shape, windows, windows * tokens, len(blocks), sum(b.shape[0] * b.shape[1] for b in blocks) * size, seconds)
+
+def width(
+    job: Job, model: OlmoEarth,
+) -> int:   # D
+    "Numbers of one vector."
+    return model.config.dim * {"sensors": len(job.names), "dates": max(len(job.source.times), 1)}.get(job.pool, 1)
 
 # %% ../nbs/15c_scenes.ipynb #c91175f5
 def embed_scene(
     scene: Any,                      # Sample, xarray.Dataset (numpy, dask or Zarr), path, or Source: see `open_scene`
     model: OlmoEarth,                # trained or not
     out: str | Path | None = None,   # NAME.zarr, or NAME.tif for a cloud-optimised GeoTIFF; None: in memory
-    *, patch_size: int = 4,             # pixels along one patch, hence the cell of the result: 1..8
+    *, patch_size: int = 4,          # pixels along one patch: 1..8
     window: int = 32,                # pixels along one window, a multiple of patch_size
     overlap: int = 0,                # pixels that neighbouring windows share, at most half a window; cells are blended by a Hann weight
+    cell: int | None = None,         # pixels along a cell of the result, a divisor of patch_size: smaller ones by shifted passes; None: a patch
+    pool: str = "mean",              # what a vector holds, one of POOLS
+    centre: bool | np.ndarray = False,   # take out the mean vector of each place in a window: True: measured in a first pass; an array: of `window_means`
     batch_size: int = 16,            # windows at a time
     dtype: str = "float32",          # of the result: float32 | float16 | int8 | int8-unit, see `pack`
     device: str | None = None,       # None: as in the settings
@@ -132,24 +98,43 @@ def embed_scene(
     progress: bool = True,           # of a run to disk: say what it will take, and how far it is
 ) -> xr.DataArray:                   # (y, x, feature) float32, one vector per cell, with the scene's crs and transform
     "Embed a scene window by window. Raises InputError for what is no scene, has no sensors or is smaller than a patch, and for a patch outside 1..8 px."
+    _check_result(out, dtype, client)
+    source, names = _checked(scene, model, check)
+    if out is not None and source.crs is None:
+        text = f"{source.name or 'the scene'} has no coordinate system, so {Path(out).name} will lie nowhere; give it one first: dataset.rio.write_crs('EPSG:32632')"
+        warnings.warn(text, InputWarning, stacklevel=2)
+    grid = _grid(source, patch_size, window, overlap, cell, block)
+    if pool not in POOLS: raise InputError(f"pool={pool!r}; use one of {', '.join(POOLS)}")
+    home = pick_device(device)
+    job = Job(source, names, grid, patch_size, batch_size, pick_dtype(precision, home), cell or patch_size, pool)
+    was_training = model.training                                             # before eval() changes it
+    model = model.to(home).eval()
+    try:
+        if centre is not False: job = replace(job, means=_means(job, model, centre))
+        facts = {"window": window, "overlap": overlap, "pool": pool, "centred": centre is not False}
+        if out is not None: return _to_disk(job, model, Path(out), dtype, shards, client, progress, facts)
+        cells = np.full((*job.shape, width(job, model)), np.nan, np.float32)   # (h, w, D)
+        for b in grid: cells[(t := job.target(b)).rows, t.cols] = job.embed(b, model)
+    finally: model.train(was_training)
+    return _georeference(cells.astype(dtype, copy=False), job, facts)
+
+# %% ../nbs/15c_scenes.ipynb #1c26e361
+def _check_result(out: Any, dtype: str, client: Any) -> None:
+    "Raise InputError for results that cannot be."
     if dtype not in NUMBERS: raise InputError(f"dtype={dtype!r}; use one of {', '.join(NUMBERS)}, or precision={dtype!r} for the matrix products")
     if out is not None and not isinstance(out, (str, Path)): raise InputError(f"out={out!r} is no path; write patch_size={out!r} if that was meant")
     if out is None and dtype.startswith("int8"): raise InputError(f"dtype={dtype!r} is for files; give out='NAME.zarr', or use olmoearth.stores.pack")
     if client is not None and out is None: raise InputError("a dask client writes to disk; give out='NAME.zarr'")
-    source, names = _checked(scene, model, check)
-    grid = _grid(source, patch_size, window, overlap, block)
-    home = pick_device(device)
-    job = Job(source, names, grid, patch_size, batch_size, pick_dtype(precision, home))
-    was_training = model.training                                             # before eval() changes it
-    model = model.to(home).eval()
-    try:
-        if out is not None: return _to_disk(job, model, Path(out), dtype, shards, client, progress, {"window": window, "overlap": overlap})
-        cells = np.full((*grid.shape, model.config.dim), np.nan, np.float32)   # (h, w, D)
-        for b in grid: cells[b.rows, b.cols] = job.embed(b, model)
-    finally: model.train(was_training)
-    return _georeference(cells.astype(dtype, copy=False), source, patch_size, window, overlap, names)
 
-# %% ../nbs/15c_scenes.ipynb #1c26e361
+def _means(job: Job, model: OlmoEarth, centre: bool | np.ndarray) -> np.ndarray:
+    "Mean vectors to take out (side, side, D)."
+    if centre is True: return window_means(job, model)
+    wanted = (job.grid.y.window, job.grid.x.window, width(job, model))
+    if not isinstance(centre, np.ndarray) or centre.shape != wanted:
+        raise InputError(f"centre has the shape {getattr(centre, 'shape', centre)}, windows of this run {wanted}; use centre=True, or window_means of a job with the same windows")
+    return centre
+
+# %% ../nbs/15c_scenes.ipynb #7340d68b
 def _checked(scene: Any, model: OlmoEarth, check: str | None) -> tuple[Source, tuple[str, ...]]:
     "A scene, and which of its modalities the model reads."
     source = open_scene(scene)
@@ -157,13 +142,18 @@ def _checked(scene: Any, model: OlmoEarth, check: str | None) -> tuple[Source, t
     except InputError as err:
         if not isinstance(scene, (str, Path)): raise
         raise InputError(f"{err}\nHere: sample = read_scene({str(scene)!r}, check='off'), then that line, then the same call with the sample") from None
+    if source.transform and (source.transform[1] or source.transform[3]):
+        raise InputError(f"the grid of {source.name or 'the scene'} is rotated (transform {tuple(round(v, 6) for v in source.transform)}); cells would lie elsewhere: "
+                         "bring it to a straight grid first: dataset.rio.reproject(dataset.rio.estimate_utm_crs())")
     names = tuple(m for m in source.modalities if m in model.config.inputs)
     if not names: raise InputError(f"the scene has {', '.join(source.modalities) or 'nothing'}, the model reads {', '.join(model.config.inputs)}; give it one of those")
     return source, names
 
-def _grid(source: Source, patch_size: int, window: int, overlap: int, block: int) -> Grid:
-    "Windows and blocks in cells, counted from the corner of the scene."
+def _grid(source: Source, patch_size: int, window: int, overlap: int, cell: int | None, block: int) -> Grid:
+    "Windows and blocks in patches, counted from the corner of the scene."
     if not 1 <= patch_size <= 8: raise InputError(f"patch_size={patch_size}: the model is made for patches of 1..8 px; use patch_size=8 and average cells for a coarser map")
+    if cell is not None and (cell < 1 or patch_size % cell):
+        raise InputError(f"cell={cell} does not divide patch_size={patch_size}; use {', '.join(str(n) for n in range(1, patch_size + 1) if patch_size % n == 0)}")
     for name, value in (("window", window), ("overlap", overlap)):
         if value % patch_size: raise InputError(f"{name}={value} is no multiple of patch_size={patch_size}; use {value // patch_size * patch_size or patch_size}")
     if min(source.shape) < patch_size: raise InputError(f"scene of {source.shape[0]} x {source.shape[1]} px is smaller than one patch of {patch_size} px; use a smaller patch_size")
@@ -175,16 +165,18 @@ def _grid(source: Source, patch_size: int, window: int, overlap: int, block: int
         warnings.warn(text, InputWarning, stacklevel=3)
     return Grid.of(cells, window // patch_size, overlap // patch_size, max(1, block // patch_size))
 
-# %% ../nbs/15c_scenes.ipynb #7340d68b
+# %% ../nbs/15c_scenes.ipynb #9952af19
 def _to_disk(job: Job, model: OlmoEarth, out: Path, dtype: str, shards: bool, client: Any, progress: bool, facts: dict[str, Any]) -> xr.DataArray:
     "Embed what is not yet on disk."
     for module in ("zarr", "pystac"): require(module, "data")                   # before hours of work
     source, config = job.source, model.config
+    if job.means is not None: facts["centred"] = hashlib.sha256(job.means.tobytes()).hexdigest()[:16]
     facts = facts | {"scene": source.name, "dates": [str(t) for t in source.times], "sensors": list(job.names), "weights": weights_digest(model),
                      "precision": str(job.precision).removeprefix("torch."), "code": code_version()}
-    place = tuple(v * k for v, k in zip(source.transform, (job.patch_size, job.patch_size, 1) * 2)) if source.transform else None
+    place = tuple(v * k for v, k in zip(source.transform, (job.cell, job.cell, 1) * 2)) if source.transform else None
     name = f"urn:olmoearth:{config.version}:{config.size}:{facts['weights']}"
-    spec = Spec(job.grid.shape, config.dim, job.grid.block, dtype, source.crs, place, job.patch_size, name, job.names, facts, shards)
+    block = job.grid.block[0] * job.parts, job.grid.block[1] * job.parts
+    spec = Spec(job.shape, width(job, model), block, dtype, source.crs, place, job.patch_size, name, job.names, facts, shards, job.cell)
     if is_finished(out, spec):
         if progress: print(f"{out.name} is there already, made with these settings")
         return open_embedding(out)
@@ -217,7 +209,7 @@ def embed_block(
     block: Block,
 ) -> tuple[int, int]:   # its place
     "Embed and write one block, wherever this runs."
-    store.write(block, job.embed(block, model))
+    store.write(job.target(block), job.embed(block, model))
     return block.place
 
 def weights_digest(
@@ -228,23 +220,22 @@ def weights_digest(
     for k, v in model.state_dict().items(): h.update(k.encode() + v.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()[:16]
 
-# %% ../nbs/15c_scenes.ipynb #9952af19
+# %% ../nbs/15c_scenes.ipynb #ad58adbe
 def _georeference(
-    values: np.ndarray,   # (h, w, D)
-    source: Source,       # what was embedded
-    patch_size: int,      # pixels along one cell
-    window: int,          # pixels along one window
-    overlap: int,         # pixels that windows share
-    names: tuple[str, ...],
+    values: np.ndarray,     # (h, w, D)
+    job: Job,               # that made them
+    facts: dict[str, Any],  # about the run
 ) -> xr.DataArray:
     "Cells as a DataArray in the scene's coordinate system."
     import rioxarray  # noqa: F401  (gives DataArray.rio)
     import xarray as xr
     from rasterio.transform import Affine
-    facts = {"patch_size": patch_size, "window": window, "overlap": overlap, "sensors": " ".join(names), "dates": " ".join(str(t) for t in source.times), "scene": source.name}
+    source = job.source
+    facts = {"patch_size": job.patch_size, "cell": job.cell, **facts, "centred": int(facts["centred"]), "sensors": " ".join(job.names),
+             "dates": " ".join(str(t) for t in source.times), "scene": source.name}
     array = xr.DataArray(values, dims=("y", "x", "feature"), name="embedding", attrs=facts)
     if source.transform is None: return array
-    affine = Affine(*source.transform) * Affine.scale(patch_size)
+    affine = Affine(*source.transform) * Affine.scale(job.cell)
     array = array.assign_coords(centres(tuple(affine)[:6], *values.shape[:2]))
     if source.crs is not None: array = array.rio.write_crs(source.crs)
     return array.rio.write_transform(affine)

@@ -129,7 +129,10 @@ def read_written(
         if k in facts["plain"]: arrays[k], missing = (np.array(facts["plain"][k][p], t) for p, t in (("values", dtype), ("missing", bool)))
         else:
             r = read_raster(folder / f"{k}.tif", window and tuple(m.factor * v for v in window))   # type: ignore[arg-type]
-            if m.factor == 1: crs, transform = r.crs, r.transform
+            if crs is not None and r.crs != crs:
+                raise InputError(f"{k}.tif is in {r.crs}, the files before it in {crs}; bring it to their grid: raster.rio.reproject_match(other)")
+            crs = r.crs
+            if m.factor == 1: transform = r.transform
             values, valid = (pixels_first(v, n if m.has_time else 1) for v in (r.values, r.valid))
             arrays[k], missing = np.where(valid, values, 0).astype(dtype), ~valid
         if missing.any(): gaps[k] = missing

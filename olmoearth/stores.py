@@ -59,7 +59,7 @@ def unpack(
     "Numbers of the disk turned back."
     q = numbers.astype(np.float32)
     if dtype.startswith("float"): return q
-    if dtype == "int8": return q * scale
+    if dtype == "int8": return q * (scale if hasattr(scale, "dims") else scale[..., None])
     return (np.sign(q) * (np.abs(q) / 127.5) ** 2).where(q != EMPTY) if hasattr(q, "where") else np.where(q == EMPTY, np.nan, np.sign(q) * (np.abs(q) / 127.5) ** 2)
 
 # %% ../nbs/15b_stores.ipynb #ea0a49dd
@@ -79,11 +79,12 @@ class Spec:
     dtype: str                                  # one of NUMBERS
     crs: str | None
     transform: tuple[float, ...] | None         # (a, b, c, d, e, f) of the corners of cells
-    patch_size: int                             # pixels along a cell
+    patch_size: int                             # pixels along a patch
     model: str                                  # where the model can be found
     sources: tuple[str, ...]                    # what was embedded
     facts: dict[str, Any] = field(default_factory=dict)   # more that the numbers depend on: window, overlap, dates, digest of the weights ...
     shards: bool = False                        # True: a block is a shard of smaller chunks: fewer files, which GDAL does not read yet
+    cell: int = 0                               # pixels along a cell; 0: a patch
 
     @property
     def text(self) -> str:
@@ -98,7 +99,7 @@ class Spec:
         "Attributes of the store."
         kind, how = NUMBERS[self.dtype]
         gsd = math.sqrt(abs(self.transform[0] * self.transform[4] - self.transform[1] * self.transform[3])) if self.transform else None
-        grid = {"layout_type": "regular_grid", "chip_size": [self.patch_size] * 2, "stride": [self.patch_size] * 2}
+        grid = {"layout_type": "regular_grid", "chip_size": [self.patch_size] * 2, "stride": [self.cell or self.patch_size] * 2}
         out: dict[str, Any] = {"zarr_conventions": _CONVENTIONS, "geoemb:type": "chip", "geoemb:dimensions": self.dim, "geoemb:model": self.model,
                                "geoemb:source_data": list(self.sources), "geoemb:data_type": kind, "geoemb:chip_layout": grid,
                                "spatial:dimensions": ["y", "x"], "spatial:shape": list(self.shape), "olmoearth": self.facts, "olmoearth_spec": self.digest}
@@ -312,4 +313,5 @@ def open_embedding(
     else:
         ds = xr.open_dataset(path, engine="zarr", consolidated=False, decode_coords="all", chunks=chunks)
         cells = unpack(ds["embedding"], kind, ds.get("scale"))
-    return cells.transpose("y", "x", "feature").rename("embedding").assign_attrs({**attrs["olmoearth"], "patch_size": attrs["geoemb:chip_layout"]["chip_size"][0]})
+    return cells.transpose("y", "x", "feature").rename("embedding").assign_attrs({**attrs["olmoearth"], "patch_size": attrs["geoemb:chip_layout"]["chip_size"][0],
+                                                                                    "cell": attrs["geoemb:chip_layout"]["stride"][0]})

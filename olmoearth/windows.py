@@ -30,6 +30,7 @@ class Side:
     "The windows along one side of a scene, in cells."
     length: int                # cells of the scene
     window: int                # cells of a window, at most `length`
+    overlap: int               # cells that neighbours share
     starts: tuple[int, ...]    # first cell of each of n windows
     shares: np.ndarray         # (n, window) float32: what a window contributes to its cells; the shares of a cell add up to 1
 
@@ -51,7 +52,7 @@ class Side:
             if not overlap: row[total[at:at + wide] > 0] = 0                                         # the first one keeps it
             total[at:at + wide] += row
         shares = np.stack([row / total[at:at + wide] for row, at in zip(raw, starts, strict=True)])
-        return Side(length, wide, tuple(starts), shares.astype(np.float32))
+        return Side(length, wide, overlap if len(starts) > 1 else 0, tuple(starts), shares.astype(np.float32))
 
     @property
     def cells(self) -> np.ndarray:
@@ -111,8 +112,15 @@ class Grid:
     ) -> Block:
         "One block."
         rows, cols = (slice(i * b, min((i + 1) * b, side.length)) for i, b, side in ((row, self.block[0], self.y), (col, self.block[1], self.x)))
-        down, along = (_contribute(side, part) for side, part in ((self.y, rows), (self.x, cols)))
-        return Block((row, col), rows, cols, tuple(product(down, along)))
+        return self.cut(rows, cols, (row, col))
+
+    def cut(
+        self, rows: slice,   # cells
+        cols: slice,
+        place: tuple[int, int] = (0, 0),   # what to call it
+    ) -> Block:
+        "Any rectangle of cells, and the windows that contribute to it."
+        return Block(place, rows, cols, tuple(product(_contribute(self.y, rows), _contribute(self.x, cols))))
 
     def area(
         self, block: Block,

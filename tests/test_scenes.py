@@ -167,3 +167,65 @@ def test_a_full_disk_is_said_and_finished_blocks_are_kept(scene, model, tmp_path
     monkeypatch.setattr(zarr, "open_group", real)
     assert len(list((tmp_path / "e.zarr.part/done").iterdir())) == 2
     assert embed_scene(scene, model, tmp_path / "e.zarr", block=32, check="off", progress=False).shape == (25, 25, 128)
+
+
+@pytest.mark.parametrize("how", [{"cell": 2}, {"pool": "sensors"}, {"pool": "max", "cell": 1}, {"centre": True, "overlap": 8}])
+def test_other_cells_do_not_depend_on_blocks_or_the_way_to_disk(how, scene, store, model, tmp_path):
+    if how.get("cell") == 1: scene, store = scene.crop(0, 0, 36), scene.crop(0, 0, 36)
+    whole = embed_scene(scene, model, block=1000, check="off", **how)
+    parts = embed_scene(store, model, tmp_path / "e.zarr", block=32, check="off", progress=False, **how)
+    np.testing.assert_allclose(parts.values, whole.values, atol=2e-5)
+    cell = how.get("cell", 4)
+    assert whole.shape == (scene.height // cell, scene.width // cell, 256 if how.get("pool") == "sensors" else 128)
+    assert parts.rio.resolution() == (10 * cell, -10 * cell) and parts.rio.bounds() == whole.rio.bounds() and parts.attrs["cell"] == cell
+    assert not np.isnan(whole.values).any()
+    attrs = xr.open_zarr(tmp_path / "e.zarr", consolidated=False).attrs
+    assert attrs["geoemb:chip_layout"]["chip_size"] == [4, 4] and attrs["geoemb:chip_layout"]["stride"] == [cell, cell]
+    with pytest.raises(InputError, match="made in another way"): embed_scene(store, model, tmp_path / "e.zarr", block=32, check="off", progress=False)
+
+
+def test_a_finer_cell_is_the_mean_of_the_patches_around_it(scene, model):
+    "Windows of one patch have no context, so each shifted pass can be made by hand; at the corner one patch is left."
+    fine = embed_scene(scene.crop(0, 0, 8), model, window=4, cell=2, check="off").values                     # (4, 4, D)
+    patch = {(y, x): embed_scene(scene.crop(y, x, 4), model, window=4, check="off").values[0, 0] for y in (0, 2, 4) for x in (0, 2, 4)}
+    np.testing.assert_allclose(fine[0, 0], patch[0, 0], atol=1e-5)
+    np.testing.assert_allclose(fine[0, 1], (patch[0, 0] + patch[0, 2]) / 2, atol=1e-5)
+    np.testing.assert_allclose(fine[1, 2], (patch[0, 2] + patch[0, 4] + patch[2, 2] + patch[2, 4]) / 4, atol=1e-5)
+
+
+def real_scenes():
+    from olmoearth.datasets import read_scene
+    from olmoearth.settings import find_data
+    try: folders = [find_data("terramesh") / n for n in ("433D_629L_3_1", "38D_378R_2_3", "637U_59R_1_3")] + [find_data("sen1floods11")]
+    except (FileNotFoundError, InputError) as err: pytest.skip(f"real scenes: {err}")
+    return [read_scene(f, check="off") for f in folders]
+
+
+def test_one_byte_costs_the_neighbours_little_and_seams_do_not_show_on_real_scenes():
+    from olmoearth.pretrained import load
+    from olmoearth.probes import cell_labels, checkerboard, score
+    from olmoearth.stores import pack, unpack
+    from olmoearth.windows import Grid, seam_ratio
+    model = load("sim-nano")
+    for s in [*real_scenes(), World(seed=3, clouds=0, missing_time=0, missing_modality=0).window(0, 0, 192, months=1)]:
+        cells = embed_scene(s, model, overlap=16, check="off").values
+        grid = Grid.of(cells.shape[:2], 8, 4)
+        for where in ("edges", "middle"): assert seam_ratio(cells, grid, where) <= 1.05, s.name
+        if not s.labels: continue
+        cells = embed_scene(s, model, check="off").values
+        labels = cell_labels(next(iter(s.labels.values())), 4)
+        full = score(cells, labels, checkerboard(labels.shape)).accuracy
+        for dtype in ("int8", "int8-unit"):
+            numbers, scale = pack(cells, dtype)
+            assert full - score(unpack(numbers, dtype, scale), labels, checkerboard(labels.shape)).accuracy <= .5, (s.name, dtype)
+
+
+def test_a_grid_that_cannot_be_is_refused(scene, model, tmp_path):
+    from olmoearth.checks import InputWarning
+    a, _, c, _, e, f = scene.transform
+    with pytest.raises(InputError, match="is rotated .*reproject"): embed_scene(replace(scene, transform=(a, 2., c, 2., e, f)), model, check="off")
+    with pytest.warns(InputWarning, match="no coordinate system, so bare.zarr will lie nowhere; give it one"):
+        embed_scene(replace(scene, crs=None), model, tmp_path / "bare.zarr", check="off", progress=False)
+    folder = write_geotiffs(scene, tmp_path / "zones")
+    with rasterio.open(folder / "sentinel1.tif", "r+") as dst: dst.crs = rasterio.CRS.from_epsg(32633)
+    with pytest.raises(InputError, match="sentinel1.*32633|32633.*sentinel1"): embed_scene(folder, model, check="off")
