@@ -82,6 +82,21 @@ def _of_dataset(ds: xr.Dataset, bands: Mapping[str, Any] | None, attrs: Mapping[
     return from_dataset(cut_dataset(ds, (row, col, height, width)).load(), bands, attrs=attrs, check="off")
 
 # %% ../nbs/04g_sources.ipynb #5feb0750
+class _OfCube:
+    "Windows of a NetCDF file or Zarr store, which each process opens once."
+    def __init__(self, path: Path, attrs: Mapping[str, Any] | None):
+        self.path, self.attrs, self.opened = path, attrs, None
+
+    def __getstate__(self) -> dict[str, Any]: return {**self.__dict__, "opened": None}      # an open file does not travel
+
+    @property
+    def cube(self) -> xr.Dataset:
+        if self.opened is None: self.opened = open_cube(self.path)
+        return self.opened
+
+    def __call__(self, row: int, col: int, height: int, width: int) -> Sample: return _of_dataset(self.cube, None, self.attrs, row, col, height, width)
+
+# %% ../nbs/04g_sources.ipynb #514e6a95
 def open_scene(
     scene: Any,                               # Sample, Dataset, Source, or a path that `read_scene` knows
     bands: Mapping[str, Any] | None = None,   # of a Dataset, see `from_dataset`
@@ -99,9 +114,9 @@ def open_scene(
     path = Path(scene)
     if not path.exists(): raise InputError(f"there is no {str(path)!r}; give the path of a folder or file that exists")
     if path.suffix == ".h5": return open_scene(read_scene(path, attrs, "off"))
+    if path.suffix in (".nc", ".zarr"): return _described(_dataset_shape((cube := _OfCube(path.resolve(), attrs)).cube), cube)
     reader = partial(_of_files, str(path.resolve()), attrs)
-    if path.suffix not in (".nc", ".zarr"): return _described(_files_shape(path, reader(0, 0, 1, 1)), reader)
-    with open_cube(path) as ds: return _described(_dataset_shape(ds), reader)
+    return _described(_files_shape(path, reader(0, 0, 1, 1)), reader)
 
 def _described(shape: tuple[int, int], reader: Reader) -> Source:
     "A source, described by its first window."
