@@ -6,10 +6,10 @@
 from __future__ import annotations
 import difflib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import olmoearth
 from .samples import InputError
@@ -86,12 +86,12 @@ _DATA: dict[str, dict] = {   # data set -> fields of Task
     "m-cashew": dict(_GB, kind="segmentation", metric="mIoU", classes=7, names=_CASHEW, size=256, folder="segmentation_v1.0/m-cashew-plant", facts=_GEO, note="no B10"),
     "m-SAcrop": dict(_GB, kind="segmentation", metric="mIoU", classes=10, names=_CROPS, size=256, folder="segmentation_v1.0/m-SA-crop-type", facts=_GEO, note="no B10"),
     "BreizhCrops": dict(benchmark="BreizhCrops", reader="breizhcrops", kind="classification", metric="accuracy", dates=12, classes=9, size=1, folder="breizhcrops",
-                        split="regions: FRH01 and FRH02, FRH03, FRH04", examples=(178613 + 140645, 166391, 122614), facts=f"{_CODE}/breizhcrops.py; sizes: Russwurm et al. 2020, L1C",
-                        note="Level-1C, the mean of each month of 2017"),
+                        split="regions: FRH01 and FRH02, FRH03, FRH04", examples=(178613 + 140645, 166391, 122614),
+                        facts=f"{_CODE}/breizhcrops.py; sizes: Russwurm et al. 2020, L1C", note="Level-1C, the mean of each month of 2017"),
     "CH-PRC": dict(benchmark="CropHarvest", reader="cropharvest", kind="classification", metric="accuracy", dates=6, classes=2, names="not crop;crop", size=1, folder="cropharvest",
                    split="test_features/china-crop; a fifth of the rest is valid", facts=f"{_CODE}/cropharvest.py", note="Level-1C, no B01; the first 6 of 12 steps: in season"),
-    "CH-Togo": dict(benchmark="CropHarvest", reader="cropharvest", kind="classification", metric="accuracy", dates=12, classes=2, names="not crop;crop", size=1, folder="cropharvest",
-                    split="test_features/togo-eval; a fifth of the rest is valid", facts=f"{_CODE}/cropharvest.py", note="Level-1C, no B01"),
+    "CH-Togo": dict(benchmark="CropHarvest", reader="cropharvest", kind="classification", metric="accuracy", dates=12, classes=2, names="not crop;crop", size=1,
+                    folder="cropharvest", split="test_features/togo-eval; a fifth of the rest is valid", facts=f"{_CODE}/cropharvest.py", note="Level-1C, no B01"),
     "PASTIS": dict(benchmark="PASTIS-R", reader="pastis", kind="segmentation", metric="mIoU", dates=12, classes=19, names=_PASTIS, size=64, folder="PASTIS-R",
                    split="folds 1-3, 4, 5", facts=f"{_CODE}/pastis_processor.py", note="monthly means; no B01, B09; 128 px cut in four; class 19 is void"),
     "MADOS": dict(benchmark="MADOS", reader="mados", kind="segmentation", metric="mIoU", dates=1, classes=15, names=_MADOS, size=80, keep="labelled", folder="MADOS",
@@ -106,17 +106,18 @@ _DATA: dict[str, dict] = {   # data set -> fields of Task
                   facts=f"{_RSLP}/nandi_base.yaml", note="Kenya, September 2022 to September 2023"),
     "GEA": dict(_POINTS, kind="segmentation", dates=6, classes=110, folder="gea", split="tags of the released windows", facts=f"{_RSLP}/ecosystem.yaml",
                 note="Global Ecosystems Atlas; class 54 is no data"),
-    "ForestLoss": dict(_POINTS, dates=8, classes=10, names=_DRIVERS, size=64, folder="forest_loss", split="train and valid; test is the valid split", facts=f"{_RSLP}/forest_loss_driver.yaml",
-                       note="four images before the loss and four after"),
+    "ForestLoss": dict(_POINTS, dates=8, classes=10, names=_DRIVERS, size=64, folder="forest_loss", split="train and valid; test is the valid split",
+                       facts=f"{_RSLP}/forest_loss_driver.yaml", note="four images before the loss and four after"),
     "LFMC": dict(_POINTS, kind="regression", metric="L1", dates={"S1S2": 12}, folder="lfmc", split="hashed cells of 128 px: 70 / 20 / 10 %", facts=f"{_RSLP}/lfmc_base.yaml",
                  note="live fuel moisture; configurations with 1 and 12 dates are released, the table does not say which one S2 is"),
-    "Mangrove": dict(_POINTS, dates={"S1S2": 12}, classes=3, names="mangrove;water;other", folder="mangrove", split="tags of the released windows", facts=f"{_RSLP}/mangrove_base.yaml",
-                     note="configurations with 1 and 12 dates are released, the table does not say which one S2 is"),
+    "Mangrove": dict(_POINTS, dates={"S1S2": 12}, classes=3, names="mangrove;water;other", folder="mangrove", split="tags of the released windows",
+                     facts=f"{_RSLP}/mangrove_base.yaml", note="configurations with 1 and 12 dates are released, the table does not say which one S2 is"),
     "MarInfra": dict(_OBJECTS, dates={"S1S2": 4}, classes=2, names="platform;turbine", folder="marine_infra", facts=f"{_RSLP}/marine_infra_base.yaml",
                      note="configurations with 1 and 4 dates are released, the table does not say which one S2 is"),
-    "VesDet": dict(_OBJECTS, dates=1, classes=1, names="vessel", folder="vessels", facts=f"{_RSLP}/sentinel2_vessels.yaml and its siblings", note="three data sets, one for each sensor"),
-    "VesLen": dict(_POINTS, kind="regression", metric="L1", dates=1, size=128, folder="vessel_length", split="tags of the released windows", facts=f"{_RSLP}/sentinel2_vessel_length.yaml",
-                   note="the released target is metres x 0.01, the figures are metres"),
+    "VesDet": dict(_OBJECTS, dates=1, classes=1, names="vessel", folder="vessels", facts=f"{_RSLP}/sentinel2_vessels.yaml, siblings",
+                   note="three data sets, one for each sensor"),
+    "VesLen": dict(_POINTS, kind="regression", metric="L1", dates=1, size=128, folder="vessel_length", split="tags of the released windows",
+                   facts=f"{_RSLP}/sentinel2_vessel_length.yaml", note="the released target is the length x 0.01"),
     "VesType": dict(_POINTS, dates=1, classes=9, names=_SHIPS, size=128, folder="vessel_type", split="tags of the released windows", facts=f"{_RSLP}/sentinel2_vessel_type.yaml"),
     "Solar": dict(_POINTS, kind="segmentation", metric=None, dates={"S1S2": 4}, classes=2, size=128, folder="solar", split="tags of the released windows",
                   facts=f"{_RSLP}/solar_farm_base.yaml", note="F1 and mIoU are both computed; configurations with 1 and 4 dates are released"),
@@ -212,8 +213,9 @@ def measured(
     "Figures in the form of `published`, to stand beside it. Raises InputError for a missing column or an unknown task."
     if absent := {"model", "task", "value"} - set(rows.columns): raise InputError(f"figures lack {', '.join(sorted(absent))}; give model, task and value")
     facts = [task(n) for n in rows["task"]]
-    return rows[["model", "value"]].assign(task=[t.name for t in facts], metric=[t.metric for t in facts], higher_is_better=[t.higher_is_better for t in facts],
-                                           source=[source or t.figures for t in facts], origin=origin).reset_index(drop=True)[list(COLUMNS)]
+    out: Any = rows[["model", "value"]].assign(task=[t.name for t in facts], metric=[t.metric for t in facts], higher_is_better=[t.higher_is_better for t in facts],
+                                           source=[source or t.figures for t in facts], origin=origin)
+    return out.reset_index(drop=True)[list(COLUMNS)]
 
 # %% ../nbs/18_tasks.ipynb #91961eeb
 def table_of(
@@ -244,12 +246,13 @@ def wins(
     "The best size of a family against the best of everybody else, task by task. Raises InputError for a family that has no figure."
     pd = require("pandas", "train")
     figures = published(table) if figures is None else figures
-    mine = figures["model"].map(family) == group
+    mine: Any = figures["model"].map(family) == group
     if not mine.any(): raise InputError(f"no figure of {group!r}; families: {', '.join(sorted(set(figures['model'].map(family))))}")
     rows = []
     for t in tasks(table=table):
         sign, here = 1 if t.higher_is_better else -1, figures["task"] == t.name
-        a, b = (figures[here & m].set_index("model")["value"].dropna() * sign for m in (mine, ~mine))
+        a: Any; b: Any
+        a, b = (sign * figures[here & m].set_index("model")["value"].dropna() for m in (mine, ~mine))
         if not len(a) or not len(b): continue                                     # nobody to compare with
         lead = round(float(a.max() - b.max()), 6)
         rows.append({"task": t.name, "kind": t.kind, "ours": sign * a.max(), "best": a.idxmax(), "other": sign * b.max(), "rival": b.idxmax(),
@@ -282,12 +285,12 @@ def rank_table(
     "Mean rank over tasks with an interval. Raises InputError when no task is left."
     pd = require("pandas", "train")
     figures = published(table) if figures is None else figures
-    wide = table_of(table, figures).set_axis([t.name for t in tasks(table=table)], axis=1)
+    wide: Any = table_of(table, figures).set_axis([t.name for t in tasks(table=table)], axis=1)
     wide = wide if models is None else wide.reindex(models)
     chosen = [t for t in tasks(kind, table) if wide[t.name].notna().sum() > 1 and (not common or wide[t.name].notna().all())]
     if not chosen: raise InputError(f"no task of table {table} is left to rank ({'common to all models' if common else 'with two figures'}); name fewer models, or common=False")
     best = wide[[t.name for t in chosen]].mul([1 if t.higher_is_better else -1 for t in chosen])
-    rank = best.rank(ascending=False)                                                # (models, tasks) ties share the mean of their ranks
+    rank: Any = best.rank(ascending=False)                                           # (models, tasks) ties share the mean of their ranks
     beaten = (rank.notna().sum() - rank) / (rank.notna().sum() - 1)
     origin = figures.groupby("model")["origin"].first() if "origin" in figures else {}
     rows = []

@@ -14,6 +14,10 @@ from olmoearth.tasks import COLUMNS, family, measured, overview, published, rank
 FILES = {2: "table2_knn_lp.csv", 3: "table3_finetune.csv"}
 
 
+def figures(*rows):
+    return measured(pd.DataFrame(rows, columns=["model", "task", "value"]))
+
+
 def reference(table):
     data = find_data()
     for home in (*([data.parent] if data else []), Path(__file__).resolve().parents[2] / "shared"):
@@ -55,16 +59,17 @@ def test_best_on_15_of_24_and_19_of_29_without_a_tie():
 
 
 def test_wins_follow_the_direction_of_the_metric_and_show_ties():
-    rows = [{"model": m, "task": n, "value": v} for n, a, b in (("LFMC-S2-ft", 18.0, 19.0), ("AWF-S2-ft", 80.0, 80.0), ("m-eurosat-ft", 90.0, 91.0)) for m, v in (("OE_Base", a), ("CROMA_B", b))]
-    w = wins(3, figures=measured(pd.DataFrame(rows)))
+    both = (("LFMC-S2-ft", 18.0, 19.0), ("AWF-S2-ft", 80.0, 80.0), ("m-eurosat-ft", 90.0, 91.0))
+    rows = figures(*(row for n, a, b in both for row in (("OE_Base", n, a), ("CROMA_B", n, b))))
+    w = wins(3, figures=rows)
     assert w.won.to_dict() == {"m-eurosat-ft": False, "AWF-S2-ft": False, "LFMC-S2-ft": True} and w.tied.to_dict()["AWF-S2-ft"]
     assert w.loc["LFMC-S2-ft", "lead"] == 1.0 and w.loc["LFMC-S2-ft", "ours"] == 18.0
-    assert not wins(3, "CROMA", measured(pd.DataFrame(rows))).won["LFMC-S2-ft"]
+    assert not wins(3, "CROMA", rows).won["LFMC-S2-ft"]
 
 
 def test_a_column_without_a_rival_is_no_win():
-    rows = pd.DataFrame([{"model": "OE_Base", "task": "m-eurosat-ft", "value": 1.0}, {"model": "OE_Base", "task": "AWF-S2-ft", "value": 1.0}, {"model": "CROMA_B", "task": "AWF-S2-ft", "value": 2.0}])
-    assert list(wins(3, figures=measured(rows)).index) == ["AWF-S2-ft"]
+    rows = figures(("OE_Base", "m-eurosat-ft", 1.), ("OE_Base", "AWF-S2-ft", 1.), ("CROMA_B", "AWF-S2-ft", 2.))
+    assert list(wins(3, figures=rows).index) == ["AWF-S2-ft"]
 
 
 def test_the_untrained_network_is_no_olmoearth():
@@ -73,11 +78,12 @@ def test_the_untrained_network_is_no_olmoearth():
 
 
 def test_ranks_by_hand():
-    rows = [("a", "m-eurosat-ft", 3.), ("b", "m-eurosat-ft", 2.), ("c", "m-eurosat-ft", 1.), ("a", "LFMC-S2-ft", 3.), ("b", "LFMC-S2-ft", 1.), ("c", "AWF-S2-ft", 5.), ("a", "AWF-S2-ft", 5.)]
-    r = rank_table(3, measured(pd.DataFrame(rows, columns=["model", "task", "value"])))
+    rows = figures(("a", "m-eurosat-ft", 3.), ("b", "m-eurosat-ft", 2.), ("c", "m-eurosat-ft", 1.), ("a", "LFMC-S2-ft", 3.), ("b", "LFMC-S2-ft", 1.),
+                   ("c", "AWF-S2-ft", 5.), ("a", "AWF-S2-ft", 5.))
+    r = rank_table(3, rows)
     assert r["rank"].to_dict() == pytest.approx({"a": (1 + 2 + 1.5) / 3, "b": (2 + 1) / 2, "c": (3 + 1.5) / 2})
     assert r["beaten"].to_dict() == pytest.approx({"a": (1 + 0 + .5) / 3, "b": (.5 + 1) / 2, "c": (0 + .5) / 2})
-    both = rank_table(3, measured(pd.DataFrame(rows, columns=["model", "task", "value"])), models=["a", "b"], common=True)
+    both = rank_table(3, rows, models=["a", "b"], common=True)
     assert both["tasks"].tolist() == [2, 2]
 
 
