@@ -96,7 +96,7 @@ _DATA: dict[str, dict] = {   # data set -> fields of Task
                    split="folds 1-3, 4, 5", facts=f"{_CODE}/pastis_processor.py", note="monthly means; no B01, B09; 128 px cut in four; class 19 is void"),
     "MADOS": dict(benchmark="MADOS", reader="mados", kind="segmentation", metric="mIoU", dates=1, classes=15, names=_MADOS, size=80, keep="labelled", folder="MADOS",
                   split="splits/train_X.txt, val_X.txt, test_X.txt", facts=f"{_CODE}/mados_dataset.py",
-                  note="Rayleigh-corrected reflectance, no B06, B09; later code reports micro F1 instead of mIoU"),
+                  note="Rayleigh-corrected reflectance, no B09, and the released code makes B06 of its neighbours; later code reports micro F1 instead of mIoU"),
     "Sen1Floods11": dict(benchmark="Sen1Floods11", reader="sen1floods11", kind="segmentation", metric="mIoU", dates=1, classes=2, names="land;water", size=64, keep="water",
                          split="flood_train_data.csv, flood_valid_data.csv, flood_test_data.csv", folder="sen1floods11", facts=f"{_CODE}/floods_dataset.py",
                          note="512 px cut in 64; tiles without water or with a gap in the radar image are left out"),
