@@ -162,7 +162,7 @@ def read_treesat_file(
     path: str | Path,                                             # one .h5 of the time series
     sensors: Sequence[str] = ("sentinel2_l2a", "sentinel1"),      # "sentinel2_l2a", "sentinel1"
     months: bool = True,                                          # True: monthly means | False: every day with an image
-    cloud: float = 50.,                                           # percent from which a pixel counts as cloud
+    cloud: float = 10.,                                           # percent of cloud or snow from which a pixel does not count
 ) -> Sample:
     "One stand of trees. Raises InputError for a damaged file or one without its arrays."
     path, parts = Path(path), {}
@@ -172,7 +172,7 @@ def read_treesat_file(
         x = {k: f[k][:] for s in sensors for k in need[s]}
     for s in sensors:
         if s == "sentinel2_l2a":
-            v, days, bands, gone = x["sen-2-data"], _product_days(x["sen-2-products"], 2), _TREE_S2, x["sen-2-masks"][:, 1:2] >= cloud
+            v, days, bands, gone = x["sen-2-data"], _product_days(x["sen-2-products"], 2), _TREE_S2, x["sen-2-masks"][:, :2].max(1, keepdims=True) >= cloud
         else:
             v, bands = np.concatenate([x[f"sen-1-{o}-data"] for o in ("asc", "des")]), ["vv", "vh"]
             days, gone = np.concatenate([_product_days(x[f"sen-1-{o}-products"], 4) for o in ("asc", "des")]), v <= 0

@@ -473,6 +473,7 @@ def test_the_real_firs():
     s = read_treesat_file(file)
     assert s.shape == (6, 6) and s.n_times == 12 and str(s.times[0]) == "2020-01-01" and absent_bands(s, "sentinel2_l2a") == ["B01", "B09"]
     assert -25 < np.median(s.arrays["sentinel1"]) < -5
+    assert s.arrays["sentinel2_l2a"][:, :, 5:8, 0][~s.mask("sentinel2_l2a")[:, :, 5:8, 0]].max() < 1000, "no cloud of the summer is left, though some are filed as snow"
     nir, red = (s.arrays["sentinel2_l2a"][:, :, 6, S2.index(b)].mean() for b in ("B08", "B04"))
     assert nir > 3 * red, "firs in July"
     assert read_treesat_file(file, ("sentinel2_l2a",), months=False).n_times == 146
