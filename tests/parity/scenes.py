@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +24,7 @@ from bench import Bare, held, interleave
 from olmoearth.loading import collate
 from olmoearth.model import Config
 from olmoearth.official_weights import from_official
+from olmoearth.samples import Sample
 from olmoearth.scenes import embed_scene
 from olmoearth.sources import Source, open_scene, write_store
 from olmoearth.synthetic import World
@@ -34,11 +35,15 @@ from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.utils.datatypes import Mas
 PATCH, WINDOW, BATCH, BLOCK = 8, 64, 16, 256
 
 
-def _window(world: World, row: int, col: int, height: int, width: int) -> object:
-    "A part of the simulated Earth: one date of Sentinel-2. Made in square windows of 128 px, so that any part is the same."
-    side = 128
+@lru_cache(maxsize=64)
+def _tile(world: World, row: int, col: int, side: int) -> Sample: return world.window(row, col, side, months=1).select(["sentinel2_l2a"])
+
+
+def _window(world: World, row: int, col: int, height: int, width: int) -> Sample:
+    "A part of the simulated Earth: one date of Sentinel-2, in square windows of 128 px. It comes again after 1,024 px: larger scenes take no hour to make, and no memory is saved by that."
+    side, again = 128, 8
     rows = range(row // side, -(-(row + height) // side)), range(col // side, -(-(col + width) // side))
-    tiles = [[world.window(r * side, c * side, side, months=1).select(["sentinel2_l2a"]) for c in rows[1]] for r in rows[0]]
+    tiles = [[_tile(world, r % again * side, c % again * side, side) for c in rows[1]] for r in rows[0]]
     whole = np.concatenate([np.concatenate([t.arrays["sentinel2_l2a"] for t in line], 1) for line in tiles], 0)
     joined = replace(tiles[0][0], arrays={"sentinel2_l2a": whole}, missing={}, labels={})
     return joined.crop(row - rows[0][0] * side, col - rows[1][0] * side, height, width)
