@@ -614,6 +614,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'olmoearth/pictures.py'),
                                     'olmoearth.pictures.Transformers.tokens': ( 'pictures.html#transformers.tokens',
                                                                                 'olmoearth/pictures.py'),
+                                    'olmoearth.pictures._folder': ('pictures.html#_folder', 'olmoearth/pictures.py'),
                                     'olmoearth.pictures._statistics': ('pictures.html#_statistics', 'olmoearth/pictures.py'),
                                     'olmoearth.pictures._vision_model': ('pictures.html#_vision_model', 'olmoearth/pictures.py'),
                                     'olmoearth.pictures.token_grid': ('pictures.html#token_grid', 'olmoearth/pictures.py')},

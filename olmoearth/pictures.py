@@ -117,11 +117,10 @@ class Transformers(ImageEmbedder):
         name: str | None = None,
     ) -> None:
         require("transformers", "transformers")
-        where = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
-        self.model, known = _vision_model(model, where, seed), _statistics(where)
+        where = _folder(model) if isinstance(model, (str, Path)) else None
+        self.model, known = _vision_model(where or model, seed), _statistics(where)
         config = self.model.config
-        if not name: name = where.name if where else model if isinstance(model, str) else config.model_type + ("" if isinstance(model, nn.Module) else ", random weights")
-        name = str(name)
+        name = name or (Path(model).name if where else f"{config.model_type}{'' if isinstance(model, nn.Module) else ', random weights'}")
         if (n := getattr(config, "num_channels", len(bands))) != len(bands): raise InputError(f"{name} reads {n} bands, not {len(bands)}; give bands=(...) with {n} names")
         m, s = ([v * top for v in (given if given is not None else there)] for given, there in zip((mean, std), known))
         super().__init__(name, [("sentinel2_l2a", b) for b in bands], m, s, (0, top), window, size, batch_size, device)
@@ -141,16 +140,28 @@ class Transformers(ImageEmbedder):
         return token_grid(self.model(pixel_values=pictures, **extra).last_hidden_state, side, self.patch, self.prefix)
 
 # %% ../nbs/19a_pictures.ipynb #92a7b9cc
-def _vision_model(model: Any, where: Path | None, seed: int) -> Any:
+def _folder(model: str | Path) -> Path:
+    "The folder of a model, fetched where a name is given and nothing forbids it."
+    where, name = Path(model), str(model)
+    if not where.is_dir():
+        if isinstance(model, Path): raise InputError(f"there is no folder {name!r}; give the folder of a model, or its name")
+        import huggingface_hub as hub
+        try: where = Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], local_files_only=get_settings().offline))
+        except (OSError, ValueError, hub.errors.HfHubHTTPError) as err:
+            raise InputError(f"{name!r} is no folder, and no model that can be fetched ({type(err).__name__}); give the folder of a model, or go online (offline = false)") from err
+    if not (where / "config.json").is_file():
+        raise InputError(f"{model} holds no config.json but {', '.join(sorted(p.name for p in where.iterdir())[:5]) or 'nothing'}; give a folder that save_pretrained wrote")
+    return where
+
+
+def _vision_model(model: Any, seed: int) -> Any:
     "The part of a model that sees."
+    from safetensors import SafetensorError
     transformers = require("transformers", "transformers")
-    if isinstance(model, (str, Path)):
-        if where is None and isinstance(model, Path): raise InputError(f"there is no folder {str(model)!r}; give the folder of a model, or its name")
-        if where is not None and not (where / "config.json").is_file():
-            raise InputError(f"{model} holds no config.json but {', '.join(sorted(p.name for p in where.iterdir())[:5]) or 'nothing'}; give a folder that save_pretrained wrote")
-        try: net, found = transformers.AutoModel.from_pretrained(str(model), output_loading_info=True, local_files_only=where is not None or get_settings().offline)
-        except (OSError, ValueError, KeyError, RuntimeError) as err:
-            raise InputError(f"{model}: {(str(err).strip().splitlines() or ['damaged'])[0][:200]}; give a folder or name that transformers knows") from err
+    if isinstance(model, Path):
+        try: net, found = transformers.AutoModel.from_pretrained(str(model), output_loading_info=True, local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as err:
+            raise InputError(f"{model}: {(str(err).strip().splitlines() or ['damaged'])[0][:200]}; give a folder that save_pretrained wrote") from err
         lacking = [k for k in sorted(found["missing_keys"]) if "pool" not in k and "mask_token" not in k]
         if lacking: raise InputError(f"{model}: the weights lack {', '.join(lacking[:3])}{' ...' if len(lacking) > 3 else ''}; they belong to another model than config.json")
     elif isinstance(model, nn.Module): net = model
