@@ -60,7 +60,7 @@ clean:
 	touch $@
 
 .venv/.lab: .venv/.torch pyproject.toml
-	$(PIP) --editable '.[maps,train,export]'
+	$(PIP) --editable '.[maps,train,finetune,audit,export]'
 	touch $@ .venv/.demo
 
 .venv/.dev: .venv/.torch pyproject.toml

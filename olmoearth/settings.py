@@ -136,7 +136,7 @@ class MissingExtra(ImportError):
 # %% ../nbs/00_settings.ipynb #584cff83
 def require(
     module: str,  # for example "leafmap.leafmap"
-    extra: str,   # the extra that brings it: maps | data | train | finetune | dask | dev
+    extra: str,   # the extra that brings it: maps, data, train, finetune ...
 ) -> ModuleType:
     "Import `module` now, or say which extra brings it."
     try: return importlib.import_module(module)

@@ -40,7 +40,7 @@ def _tile(world: World, row: int, col: int, side: int) -> Sample: return world.w
 
 
 def _window(world: World, row: int, col: int, height: int, width: int) -> Sample:
-    "A part of the simulated Earth: one date of Sentinel-2, in square windows of 128 px. It comes again after 1,024 px: larger scenes take no hour to make, and no memory is saved by that."
+    "A part of the simulated Earth: one date of Sentinel-2, in square windows of 128 px. It comes again after 1,024 px, or larger scenes would take an hour to make."
     side, again = 128, 8
     rows = range(row // side, -(-(row + height) // side)), range(col // side, -(-(col + width) // side))
     tiles = [[_tile(world, r % again * side, c % again * side, side) for c in rows[1]] for r in rows[0]]
