@@ -206,7 +206,8 @@ class Goal:
             return torch.from_numpy(v.astype(np.float32))
         v = _class_values(target, self.kind, self.ignore, who)
         if unknown := sorted(set(np.unique(v).tolist()) - {-1, *self.codes, *self.left_out}):
-            raise InputError(f"{who}: class {_list(unknown)} is not among {_list((*self.codes, *self.left_out))}; name it in classes=, or leave it out with ignore={(*self.ignore, *unknown)}")
+            raise InputError(f"{who}: class {_list(unknown)} is not among {_list((*self.codes, *self.left_out))}; "
+                             f"name it in classes=, or leave it out with ignore={(*self.ignore, *unknown)}")
         table = {c: i for i, c in enumerate(self.codes)}
         index = np.vectorize(lambda c: table.get(c, -1), otypes=[np.int64])(v)
         if self.dense: index = to_pixels(index, ratio(index.shape, shape, who)[0])                     # type: ignore
