@@ -195,9 +195,10 @@ class ChangeHead(Head):
 
     def look(self, model: OlmoEarth, batch: Batch) -> Tensor:
         "(B, h, w, 2, D): before and after. Raises InputError for dates that are not there."
-        if {i % max(batch.n_times, 1) for i in self.before} & {i % max(batch.n_times, 1) for i in self.after}:
+        two = [dates_of(batch, i) for i in (self.before, self.after)]
+        if {i % batch.n_times for i in self.before} & {i % batch.n_times for i in self.after}:
             raise InputError(f"change needs other dates before {list(self.before)} than after {list(self.after)}; the batch has {batch.n_times}")
-        return torch.stack([model.embed(dates_of(batch, i)) for i in (self.before, self.after)], 3)
+        return torch.stack([model.embed(b) for b in two], 3)
 
     def forward(
         self, x: Tensor,   # (B, h, w, 2, D)
