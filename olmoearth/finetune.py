@@ -27,8 +27,8 @@ from .transformer import set_generator
 _all_ = ["Predictor", "Tuned", "is_tuned", "load_tuned", "save_tuned"]   # of chapter 17; here too, for short imports
 
 # %% auto #0
-__all__ = ['LORA', 'RATES', 'SCHEDULES', 'open_weights', 'plain_copy', 'Schedule', 'Item', 'prepare', 'batches', 'Options', 'Run',
-           'finetune', 'Predictor', 'Tuned', 'is_tuned', 'load_tuned', 'save_tuned']
+__all__ = ['LORA', 'RATES', 'HIGH', 'SCHEDULES', 'open_weights', 'plain_copy', 'Schedule', 'Item', 'prepare', 'batches',
+           'Options', 'Run', 'finetune', 'Predictor', 'Tuned', 'is_tuned', 'load_tuned', 'save_tuned']
 
 # %% ../nbs/17b_finetune.ipynb #a8d74609
 LORA = r"blocks\.\d+\.(attn\.(q|k|v|proj)|fc1|fc2)"   # linear layers of the encoder that get an adapter
@@ -77,12 +77,16 @@ RATES = (1e-4, 5e-4, 1e-3)   # of the published sweep
 
 class Schedule(NamedTuple):
     "What learns when."
-    opens: str      # what of the encoder learns in the end, see `open_weights`
-    frozen: float   # share of the epochs before
-    factor: float   # on the rate from then on
+    opens: str                 # what of the encoder learns in the end, see `open_weights`
+    frozen: float              # share of the epochs before
+    factor: float              # on the rate from then on
+    passes: int                # over the training set in each epoch while the encoder is frozen
+    rates: tuple[float, ...]   # to choose from
 
 
-SCHEDULES = {"published": Schedule("all", .2, .1), "frugal": Schedule("lora", .2, 1.), "last": Schedule("last", .2, .1), "frozen": Schedule("nothing", 1., 1.)}
+HIGH = (1e-3, 3e-3, 1e-2)
+SCHEDULES = {"published": Schedule("all", .2, .1, 1, RATES), "frugal": Schedule("lora", .2, .1, 10, HIGH),
+             "last": Schedule("last", .2, .1, 10, HIGH), "frozen": Schedule("nothing", 1., 1., 10, HIGH)}
 
 # %% ../nbs/17b_finetune.ipynb #ee83053c
 class Item(NamedTuple):
@@ -150,6 +154,7 @@ class Run:
         device: torch.device,
         precision: torch.dtype,                    # of the matrix products
         kept: dict[str, list[Tensor] | None],      # features of the frozen encoder, filled by the first run
+        settle: bool = True,                       # standardise the features that the head reads
     ) -> None:
         self.goal, self.sets, self.options, self.device, self.precision, self.kept = goal, sets, options, device, precision, kept
         self.plan, self.opened = SCHEDULES[options.schedule], False
@@ -158,6 +163,7 @@ class Run:
         self.free = open_weights(self.model, self.plan.opens, options.seed)
         self.model.requires_grad_(False)
         self.model.to(device); self.head.to(device)
+        if settle: self.head.settle(torch.stack((self._frozen("train") or [*self._first])[:1024]).to(device))
 
     def _look(self, items: Sequence[Item]) -> Tensor:
         "Features of some items."
@@ -170,7 +176,7 @@ class Run:
             items, size = self.sets[name], self.options.batch_size
             self.model.eval()
             with torch.no_grad():
-                x = self._look(items[:size])
+                x = self._first = self._look(items[:size])
                 if x[0].numel() * 4 * len(items) > _KEEP: self.kept[name] = None
                 else: self.kept[name] = [v for i in range(0, len(items), size) for v in (x if i == 0 else self._look(items[i:i + size])).cpu()]
         return self.kept[name]
@@ -193,12 +199,13 @@ class Run:
         if not self.opened: self._frozen("train")                               # before the mode changes
         self.head.train(); self.model.train(self.opened)
         set_generator(self.model, torch_generator(seed, "drop path", number))
-        for index in batches(rng(seed, "order", number).permutation(n), self.options.batch_size):
+        passes = 1 if self.opened or self.kept["train"] is None else self.plan.passes
+        for index in (b for i in range(passes) for b in batches(rng(seed, "order", number, i).permutation(n), self.options.batch_size)):
             loss = self.goal.loss(*self.scores("train", index))
             if not loss.isfinite(): raise NonFiniteLoss(f"the loss is no number in epoch {number} at a rate of {optimiser.param_groups[0]['lr']:g}; use a smaller lr")
             optimiser.zero_grad(); loss.backward(); optimiser.step()
             total += float(loss.detach()) * len(index)
-        return total / n
+        return total / n / passes
 
     @torch.no_grad()
     def check(self) -> float:
@@ -244,7 +251,7 @@ def finetune(
     schedule: str = "published",                                 # published | frugal | last | frozen
     epochs: int = 50,                                            # at most
     batch_size: int = 8,                                         # samples
-    lr: float | Sequence[float] | None = None,                   # one rate, or several to choose from; None: those of the published sweep
+    lr: float | Sequence[float] | None = None,                   # one rate, or several to choose from; None: those of the schedule
     weight_decay: float = .01,                                   # of AdamW
     class_weights: str | Mapping[int, float] | None = None,      # "balanced" | code -> weight | None
     ignore: int | Sequence[int] = -1,                            # codes that mean "not labelled"
@@ -261,7 +268,7 @@ def finetune(
     "Train a head, and the encoder with it. Raises InputError for labels, sizes, heads and names that do not fit, NonFiniteLoss for a rate that is too high."
     if schedule not in SCHEDULES: raise InputError(f"schedule={schedule!r}; use one of {', '.join(SCHEDULES)}")
     if min(epochs, batch_size) < 1: raise InputError(f"epochs={epochs}, batch_size={batch_size}; give 1 or more of each")
-    rates = RATES if lr is None else tuple(np.atleast_1d(np.asarray(lr, float)).tolist())
+    rates = SCHEDULES[schedule].rates if lr is None else tuple(np.atleast_1d(np.asarray(lr, float)).tolist())
     if not rates or min(rates) <= 0: raise InputError(f"lr={lr!r}; give rates above 0")
     pairs = {name: pairs_of(x, name) for name, x in (("train", train), ("valid", valid))}
     if classes is None: classes = next((t.classes for _, t in pairs["train"] if isinstance(t, Label)), None)
@@ -274,7 +281,7 @@ def finetune(
     home, kept = pick_device(device), {}
     best, rows = None, []
     for rate in rates:
-        run = Run(model, first, goal, sets, options, home, pick_dtype(precision, home), kept)
+        run = Run(model, first, goal, sets, options, home, pick_dtype(precision, home), kept, settle=not isinstance(head, Head))
         rows += run.fit(rate, watch)
         top = next(r for r in rows if r["best"] and r["lr"] == rate)
         if best is None or (top["score"] > best[0]["score"]) == goal.rising and top["score"] != best[0]["score"]: best = top, run

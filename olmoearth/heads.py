@@ -51,17 +51,22 @@ class Head(nn.Module):
     dense: ClassVar[bool]
     shift: Tensor
     scale: Tensor
+    centre: Tensor
+    spread: Tensor
 
     def __init__(
         self, dim: int,         # D, width of the features
         outputs: int,           # K: classes, or 1 for a value
         patch_size: int = 4,    # pixels along a patch
+        levels: tuple[int, ...] = (),   # of the features before D, each with its own mean
     ) -> None:
         super().__init__()
         if min(dim, outputs, patch_size) < 1: raise InputError(f"a head of {outputs} outputs on {dim} features and patches of {patch_size} px; all must be 1 or more")
         self.dim, self.outputs, self.patch_size = dim, outputs, patch_size
         self.register_buffer("shift", torch.zeros(outputs))
         self.register_buffer("scale", torch.ones(outputs))
+        self.register_buffer("centre", torch.zeros(*levels, dim))
+        self.register_buffer("spread", torch.ones(*levels, dim))
 
     def look(
         self, model: OlmoEarth,
@@ -69,6 +74,22 @@ class Head(nn.Module):
     ) -> Tensor:                 # (B, h, w, D), NaN where nothing was seen
         "What this head reads."
         return model.embed(batch)
+
+    def settle(
+        self, x: Tensor,   # (B, h, w, ..., D) features of training samples
+    ) -> None:
+        "Take mean and deviation of the features from the places that were seen."
+        if len(x := x[seen_places(x)]) < 2: return                                     # (n, ..., D)
+        axes = tuple(range(x.ndim - self.centre.ndim))
+        deviation = x.std(axes)
+        self.centre.copy_(x.mean(axes))
+        self.spread.copy_(deviation.clamp(min=max(1e-6, .01 * float(deviation.mean()))))
+
+    def standard(
+        self, x: Tensor,   # (B, h, w, ..., D)
+    ) -> Tensor:           # likewise, without NaN
+        "Standardised features; where nothing was seen, the mean."
+        return ((x - self.centre) / self.spread).nan_to_num()
 
     def spec(self) -> dict[str, Any]:
         "What it takes to make this head again, as plain values; see `make_head`."
@@ -92,7 +113,7 @@ class PooledHead(Head):
     ) -> Tensor:           # (B, K)
         "Scores of each sample."
         seen = seen_places(x)
-        mean = x.nan_to_num().mul(seen[..., None]).sum((1, 2)) / seen.sum((1, 2)).clamp(min=1)[:, None]   # (B, D)
+        mean = self.standard(x).mul(seen[..., None]).sum((1, 2)) / seen.sum((1, 2)).clamp(min=1)[:, None]   # (B, D)
         return self.out(self.norm(mean)) * self.scale + self.shift                                        # (B, K)
 
 # %% ../nbs/17_heads.ipynb #b3bc2ebf
@@ -112,7 +133,7 @@ class LinearHead(Head):
         self, x: Tensor,   # (B, h, w, D)
     ) -> Tensor:           # (B, H, W, K)
         "Scores of each pixel."
-        return unpatch(self.out(x.nan_to_num()), self.patch_size) * self.scale + self.shift
+        return unpatch(self.out(self.standard(x)), self.patch_size) * self.scale + self.shift
 
 # %% ../nbs/17_heads.ipynb #f64e1a5e
 def spread_blocks(
@@ -133,8 +154,8 @@ class MultiScaleHead(Head):
         blocks: Sequence[int] = (0,),  # blocks that are read beside the embedding, the first for detail
         width: int = 32,               # C, channels of the convolutions
     ) -> None:
-        super().__init__(dim, outputs, patch_size)
         if not blocks: raise InputError("MultiScaleHead without blocks; give one or more, or use LinearHead")
+        super().__init__(dim, outputs, patch_size, (len(blocks) + 1,))
         self.blocks, self.width = tuple(blocks), width
         self.norm = nn.ModuleList(nn.LayerNorm(dim) for _ in range(len(self.blocks) + 1))
         self.squeeze = nn.ModuleList(nn.Linear(dim, width) for _ in range(len(self.blocks) + 1))
@@ -152,7 +173,7 @@ class MultiScaleHead(Head):
         self, x: Tensor,   # (B, h, w, L, D)
     ) -> Tensor:           # (B, H, W, K)
         "Scores of each pixel."
-        levels = [norm(y) for norm, y in zip(self.norm, x.nan_to_num().unbind(3), strict=True)]             # L of (B, h, w, D)
+        levels = [norm(y) for norm, y in zip(self.norm, self.standard(x).unbind(3), strict=True)]           # L of (B, h, w, D)
         coarse = sum(f(y) for f, y in zip(self.squeeze, levels, strict=True)).permute(0, 3, 1, 2)           # type: ignore  # (B, C, h, w)
         coarse = F.gelu(self.near(coarse)) + coarse
         up = F.interpolate(coarse, scale_factor=self.patch_size, mode="bilinear", align_corners=False)      # (B, C, H, W)
@@ -204,7 +225,7 @@ class ChangeHead(Head):
         self, x: Tensor,   # (B, h, w, 2, D)
     ) -> Tensor:           # (B, H, W, K)
         "Scores of each pixel."
-        a, b = x.nan_to_num().unbind(3)                                                        # (B, h, w, D) each
+        a, b = self.standard(x).unbind(3)                                                      # (B, h, w, D) each
         return unpatch(self.out(torch.cat([a, b, (a - b).abs()], -1)), self.patch_size) * self.scale + self.shift
 
     def spec(self) -> dict[str, Any]:
@@ -323,9 +344,7 @@ TUNED = "olmoearth-tuned-1"                        # format of tuned.json
 _FILES = ("model.safetensors", "head.safetensors")
 
 
-def is_tuned(
-    folder: str | Path,
-) -> bool:
+def is_tuned(folder: str | Path) -> bool:
     "Whether a folder holds a finished fine-tuned model."
     return (Path(folder) / "tuned.json").is_file()
 
