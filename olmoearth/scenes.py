@@ -9,6 +9,7 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # %% auto #0
-__all__ = ['embed_windows', 'Job', 'Plan', 'plan_scene', 'embed_scene', 'embed_block', 'weights_digest']
+__all__ = ['embed_windows', 'Job', 'spell', 'Plan', 'plan_scene', 'embed_scene', 'checked_scene', 'fill_store', 'embed_block',
+           'weights_digest']
 
 # %% ../nbs/15c_scenes.ipynb #f0506561
 @torch.inference_mode()
@@ -75,6 +77,14 @@ class Job:
         return blend(self.grid, block, np.concatenate(parts))
 
 # %% ../nbs/15c_scenes.ipynb #02abb341
+def spell(
+    seconds: float,
+) -> str:   # "40 s", "12 min", "3.1 h"
+    "A time to wait, for people."
+    unit, name = next((u, n) for u, n in ((3600, "h"), (60, "min"), (1, "s")) if seconds > 1.5 * u or n == "s")
+    return f"{seconds / unit:.{int(name == 'h')}f} {name}"
+
+
 @dataclass(frozen=True)
 class Plan:
     "The size of a run."
@@ -86,8 +96,7 @@ class Plan:
     seconds: float    # for the windows of this process; NaN: not measured
 
     def __str__(self) -> str:
-        unit, name = next((u, n) for u, n in ((3600, "h"), (60, "min"), (1, "s")) if self.seconds > 1.5 * u or n == "s")
-        took = "" if math.isnan(self.seconds) else f", about {self.seconds / unit:.{int(name == 'h')}f} {name}"
+        took = "" if math.isnan(self.seconds) else f", about {spell(self.seconds)}"
         return f"{self.cells[0]} x {self.cells[1]} cells, {self.windows:,} windows with {self.tokens:,} tokens, {self.blocks} blocks, {self.bytes / 1e6:,.0f} MB{took}"
 
 
@@ -150,13 +159,21 @@ def embed_scene(
     return _georeference(cells.astype(dtype, copy=False), source, patch_size, window, overlap, names)
 
 # %% ../nbs/15c_scenes.ipynb #1c26e361
-def _checked(scene: Any, model: OlmoEarth, check: str | None) -> tuple[Source, tuple[str, ...]]:
-    "A scene, and which of its modalities the model reads."
+def checked_scene(
+    scene: Any,                  # what `open_scene` takes
+    check: str | None = None,    # input check, see check_sample
+) -> Source:
+    "A scene that has passed the input check. Raises InputError, with the fix."
     source = open_scene(scene)
     try: check_sample(scene, check) if isinstance(scene, Sample) else source.check(check)
     except InputError as err:
         if not isinstance(scene, (str, Path)): raise
         raise InputError(f"{err}\nHere: sample = read_scene({str(scene)!r}, check='off'), then that line, then the same call with the sample") from None
+    return source
+
+def _checked(scene: Any, model: OlmoEarth, check: str | None) -> tuple[Source, tuple[str, ...]]:
+    "A scene, and which of its modalities the model reads."
+    source = checked_scene(scene, check)
     names = tuple(m for m in source.modalities if m in model.config.inputs)
     if not names: raise InputError(f"the scene has {', '.join(source.modalities) or 'nothing'}, the model reads {', '.join(model.config.inputs)}; give it one of those")
     return source, names
@@ -188,17 +205,28 @@ def _to_disk(job: Job, model: OlmoEarth, out: Path, dtype: str, shards: bool, cl
     if is_finished(out, spec):
         if progress: print(f"{out.name} is there already, made with these settings")
         return open_embedding(out)
-    store = Store.begin(out, spec)
+    plan = lambda todo: plan_scene(job, model, dtype, blocks=todo)
+    return open_embedding(fill_store(job, model, Store.begin(out, spec), plan, client, progress))
+
+def fill_store(
+    job: Job,
+    model: Any,                                # what `job.embed` takes
+    store: Store,                              # begun, or cut off
+    plan: Callable[[list[Block]], object],     # what the blocks that are left will take, to be printed
+    client: Any = None,                        # dask.distributed.Client that shares the blocks
+    progress: bool = True,
+) -> Path:                                     # the store
+    "Write the blocks that are not there yet, and give the store its name."
     todo = [b for b in job.grid if not store.is_done(b)]
     if progress:
         every = job.grid.places[0] * job.grid.places[1]
-        print(f"{out.name}: {plan_scene(job, model, dtype, blocks=todo)}" + (f"; {every - len(todo)} blocks are there already" if len(todo) < every else ""))
+        print(f"{store.out.name}: {plan(todo)}" + (f"; {every - len(todo)} blocks are there already" if len(todo) < every else ""))
     from tqdm.auto import tqdm
     quiet = not progress or bool(os.environ.get("TQDM_DISABLE"))                # in a notebook tqdm does not look
     for _ in tqdm(_done(job, model, store, todo, client), "blocks", len(todo), disable=quiet): pass
-    return open_embedding(store.finish(job.grid))
+    return store.finish(job.grid)
 
-def _done(job: Job, model: OlmoEarth, store: Store, todo: list[Block], client: Any) -> Any:
+def _done(job: Job, model: Any, store: Store, todo: list[Block], client: Any) -> Any:
     "Blocks, as they are finished."
     if client is None:
         for b in todo: yield embed_block(job, model, store, b)
@@ -212,7 +240,7 @@ def _done(job: Job, model: OlmoEarth, store: Store, todo: list[Block], client: A
 
 def embed_block(
     job: Job,
-    model: OlmoEarth,   # on its device, in evaluation
+    model: Any,         # on its device, in evaluation
     store: Store,       # to write to
     block: Block,
 ) -> tuple[int, int]:   # its place

@@ -275,6 +275,7 @@ def write_cog(
 def stac_item(
     out: str | Path,   # the store or file that it describes
     spec: Spec,        # with a georeference
+    assets: Mapping[str, tuple[str, str]] | None = None,   # name -> GeoTIFF in the same folder and title, of what was made from embeddings; None: the embedding
 ) -> dict[str, Any]:
     "A STAC item. The dates are those of the images."
     from rasterio.warp import transform_bounds, transform_geom
@@ -282,12 +283,13 @@ def stac_item(
     left, bottom, right, top = spec.bounds
     ring = {"type": "Polygon", "coordinates": [[(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]]}
     dates = [datetime.fromisoformat(d).replace(tzinfo=UTC) for d in spec.facts.get("dates", [])]
-    about = {k: v for k, v in spec.attrs.items() if k.startswith(("geoemb:", "proj:"))} | {"proj:shape": list(spec.shape), "proj:transform": list(spec.transform or ())}
+    about = {k: v for k, v in spec.attrs.items() if k.startswith("proj:" if assets else ("geoemb:", "proj:"))}
+    about |= {"proj:shape": list(spec.shape), "proj:transform": list(spec.transform or ())}
     item = pystac.Item(out.stem, transform_geom(spec.crs, "EPSG:4326", ring), list(transform_bounds(spec.crs, "EPSG:4326", *spec.bounds)), dates[0] if len(dates) == 1 else None,
                        about, min(dates) if len(dates) > 1 else None, max(dates) if len(dates) > 1 else None,
                        stac_extensions=["https://stac-extensions.github.io/projection/v2.0.0/schema.json"])
     kind = "application/vnd.zarr; version=3" if out.suffix == ".zarr" else pystac.MediaType.COG
-    item.add_asset("embedding", pystac.Asset(f"./{out.name}", "Embedding", media_type=kind, roles=["data"]))
+    for name, (href, title) in (assets or {"embedding": (out.name, "Embedding")}).items(): item.add_asset(name, pystac.Asset(f"./{href}", title, media_type=kind, roles=["data"]))
     return item.to_dict(include_self_link=False)
 
 # %% ../nbs/15b_stores.ipynb #825007e6
