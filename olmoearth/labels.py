@@ -17,7 +17,7 @@ from .settings import require
 from .sources import open_scene
 
 # %% auto #0
-__all__ = ['MOST', 'Place', 'read_labels', 'write_labels']
+__all__ = ['MOST', 'Place', 'read_labels', 'label_cells', 'write_labels']
 
 # %% ../nbs/04h_labels.ipynb #052cc0fd
 @dataclass(frozen=True)
@@ -265,6 +265,22 @@ def read_labels(
     if hasattr(labels, "dims") or isinstance(labels, (str, Path)) and Path(labels).suffix.lower() in (".tif", ".tiff", ".vrt", ".img", ".jp2"):
         return _from_raster(labels, place, band, kind, ignore)
     return _from_vector(_frame(labels, layer), place, column, kind, radius, all_touched)
+
+# %% ../nbs/04h_labels.ipynb #d85cf7ee
+def label_cells(
+    label: Label,             # (H, W)
+    patch: int,               # pixels along one cell; a rim that fills none is left out
+    min_share: float = 0.6,   # share of the labelled pixels of a cell that must agree
+) -> np.ndarray:              # (h, w) int64 class, -1: does not count; or float64 mean of the values, NaN: none
+    "What is known of each cell."
+    h, w = label.values.shape[0] // patch, label.values.shape[1] // patch
+    cells = label.values[:h * patch, :w * patch].reshape(h, patch, w, patch).swapaxes(1, 2).reshape(h, w, -1)      # (h, w, p*p)
+    known = np.isfinite(cells) & ~np.isin(cells, label.ignore)
+    n = known.sum(-1)
+    if not label.classes: return np.where(n > 0, np.where(known, cells, 0).sum(-1) / np.maximum(n, 1), np.nan)
+    out = np.full((h, w), -1, np.int64)
+    for c in np.unique(cells[known]): out[(n > 0) & ((known & (cells == c)).sum(-1) >= min_share * n)] = c
+    return out
 
 # %% ../nbs/04h_labels.ipynb #002eb6d5
 def write_labels(
