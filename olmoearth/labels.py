@@ -132,14 +132,15 @@ def _apart(bounds: Sequence[float], place: Place, hint: str) -> str:
 # %% ../nbs/04h_labels.ipynb #30a82038
 def _grown(frame: Any, radius: float, place: Place) -> list[Any]:
     "Geometries to draw: points with a radius as discs, small polygons as points."
+    import shapely
     shapes = frame.geometry.explode(index_parts=False)
     points = (shapes.geom_type == "Point").to_numpy()
-    out, small = shapes.to_numpy().copy(), ~points & (shapes.area < place.pixel).to_numpy()
+    out, small = shapes.to_numpy().copy(), ~points & (shapely.area(shapes.to_numpy()) < place.pixel)
     if small.any(): out[small] = shapes[small].representative_point().to_numpy()
     pairs = [(g, i) for g, i in zip(out, shapes.index, strict=True)]
     if radius and points.any():
         home = shapes[points]
-        metric = home if home.crs.is_projected and home.crs.axis_info[0].unit_name == "metre" else home.to_crs(home.estimate_utm_crs())
+        metric = home if home.crs.utm_zone else home.to_crs(home.estimate_utm_crs())      # metres of the web map are none
         discs = metric.buffer(radius).to_crs(home.crs)                 # beside the points, which keep the pixel they stand on
         pairs += [(g, i) for g, i in zip(discs.to_numpy(), discs.index, strict=True)]
     return pairs
@@ -167,10 +168,10 @@ def _from_vector(frame: Any, place: Place, column: str | None, kind: str | None,
     frame = frame.assign(_value=np.searchsorted(names, raw) if kind == "classes" else raw)
     inside = _inside(frame, place)
     picture, clash = _draw(_grown(inside, radius, place), inside["_value"].to_numpy(), place, all_touched)
-    if clash.any(): _tell(f"{clash.sum()} pixels are claimed by different {kind} and are left unlabelled")
+    if clash.any(): _tell(f"{clash.sum()} px are claimed by different {kind} and are left unlabelled")
     picture[clash] = np.nan
     if kind == "values": return _values(picture)
-    return _classes(picture, {i: f"{n:.0f}" if raw.dtype.kind == "f" else str(n) for i, n in enumerate(names)}, set(inside["_value"]))
+    return _classes(picture, {i: f"{n:g}" if raw.dtype.kind == "f" else str(n) for i, n in enumerate(names)}, set(inside["_value"]))
 
 _NOTHING = "no pixel of the scene got a label; they contradict each other, or are narrower than a pixel: pass all_touched=True, or radius=10 for points"
 

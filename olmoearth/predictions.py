@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,7 +104,8 @@ def _write_maps(store: Path, folder: Path, spec: Spec, facts: Facts) -> list[str
     import zarr
     from rasterio.windows import Window
     scores: Any = zarr.open_group(store, mode="r")["embedding"]
-    (h, w, _), files, step = scores.shape, {}, scores.chunks[0]
+    (h, w, _), files, sums, step = scores.shape, {}, {}, scores.chunks[0]
+    at = lambda top: Window(0, top, w, min(step, h - top))   # type: ignore[call-arg]
     try:
         for top in range(0, h, step):
             strip = draw_layers(scores[top:top + step], facts)
@@ -112,15 +114,21 @@ def _write_maps(store: Path, folder: Path, spec: Spec, facts: Facts) -> list[str
                 if name not in files:
                     files[name] = rasterio.open(folder / f"{name}.draft.tif", "w", **_profile(name, spec, len(v)))
                     _describe(files[name], name, facts)                                      # before the first pixel, as GDAL wants it
-                files[name].write(v, window=Window(0, top, w, v.shape[1]))   # type: ignore[call-arg]
+                files[name].write(v, window=at(top))
+                sums[name] = zlib.crc32(v.tobytes(), sums.get(name, 0))
     finally:
         for f in files.values(): f.close()
     for name in files:
         draft, out = folder / f"{name}.draft.tif", folder / f"{name}.tif"
-        if name == "scores": draft.replace(out); continue
-        rasterio.shutil.copy(draft, out, driver="COG", compress="deflate", bigtiff="if_safer", overview_resampling=LAYERS[name][1])
-        draft.unlink()
+        if name == "scores": draft.replace(out)
+        else:
+            rasterio.shutil.copy(draft, out, driver="COG", compress="deflate", bigtiff="if_safer", overview_resampling=LAYERS[name][1])
+            draft.unlink()
         if name == "classes": (folder / "classes.tif.aux.xml").write_text(_names(facts))
+        back = 0
+        with rasterio.open(out) as f:
+            for top in range(0, h, step): back = zlib.crc32(f.read(window=at(top)).tobytes(), back)
+        if back != sums[name]: raise OSError(f"{out.name} is not what was written: the disk is full")
     return list(files)
 
 def _profile(name: str, spec: Spec, bands: int) -> dict[str, Any]:

@@ -97,7 +97,9 @@ class ProbePredictor:
         self, samples: Sequence[Sample],   # windows of one size, a multiple of the patch
     ) -> np.ndarray:                       # (n, H, W, K) float32
         "Scores of each pixel: those of its patch."
-        x, p = embed_windows([s.select(self.facts.modalities) for s in samples], self.model, self.facts.patch_size), self.facts.patch_size   # (n, h, w, D)
+        p, was_training = self.facts.patch_size, self.model.training
+        try: x = embed_windows([s.select(self.facts.modalities) for s in samples], self.model.eval(), p)        # (n, h, w, D)
+        finally: self.model.train(was_training)
         scores = ((x - self.mean) / self.scale @ self.weights + self.bias).astype(np.float32)
         return scores.repeat(p, 1).repeat(p, 2)
 
