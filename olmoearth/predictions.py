@@ -260,7 +260,8 @@ class Areas:
     ) -> str:   # Markdown
         "The estimates as a table."
         head = [f"| class | map, {unit} | estimated, {unit} (95 %) | user's | producer's |", "|---|---|---|---|---|"]
-        rows = [f"| {n} | {m:,.0f} | {a:,.0f} ± {h:,.0f} | {100 * u:.0f} % | {100 * p:.0f} % |"
+        percent = lambda v: f"{100 * v:.0f} %" if np.isfinite(v) else "-"
+        rows = [f"| {n} | {m:,.0f} | {a:,.0f} ± {h:,.0f} | {percent(u)} | {percent(p)} |"
                 for n, m, a, h, u, p in zip(self.names, self.mapped, self.area, self.half_width, self.users, self.producers, strict=True)]
         return "\n".join([*head, *rows, "", f"accuracy of the map {100 * self.accuracy:.1f} ± {100 * self.accuracy_half_width:.1f} %"])
 
