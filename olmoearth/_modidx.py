@@ -1172,6 +1172,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'olmoearth.stores.Store.write': ('stores.html#store.write', 'olmoearth/stores.py'),
                                   'olmoearth.stores._consolidate': ('stores.html#_consolidate', 'olmoearth/stores.py'),
                                   'olmoearth.stores._create': ('stores.html#_create', 'olmoearth/stores.py'),
+                                  'olmoearth.stores._read_back': ('stores.html#_read_back', 'olmoearth/stores.py'),
                                   'olmoearth.stores.attributes': ('stores.html#attributes', 'olmoearth/stores.py'),
                                   'olmoearth.stores.is_finished': ('stores.html#is_finished', 'olmoearth/stores.py'),
                                   'olmoearth.stores.open_embedding': ('stores.html#open_embedding', 'olmoearth/stores.py'),

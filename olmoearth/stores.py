@@ -186,7 +186,9 @@ class Store:
         left = [b.place for b in grid if not self.is_done(b)]
         if left: raise InputError(f"{len(left)} of {grid.places[0] * grid.places[1]} blocks of {self.out.name} are missing, the first {left[0]}; call again to go on")
         whole = self.part / "store"
-        if self.out.suffix == ".tif": whole = write_cog(whole, self.part / "store.tif")
+        if self.out.suffix == ".tif":
+            try: whole = write_cog(whole, self.part / "store.tif")
+            except OSError as err: raise InputError(f"{self.part} cannot be written ({err}); make room and call again: finished blocks are kept") from err
         else: _consolidate(whole)
         if self.spec.crs and self.spec.transform: self.out.with_suffix(".stac.json").write_text(json.dumps(stac_item(self.out, self.spec), indent=1) + "\n")
         whole.replace(self.out)
@@ -270,7 +272,19 @@ def write_cog(
             dst.write(part, window=rasterio.windows.Window(0, top, w, part.shape[1]))   # type: ignore[call-arg]
     rasterio.shutil.copy(draft, out, driver="COG", compress="deflate", bigtiff="if_safer", overview_resampling="average" if cells.dtype != np.int8 else "nearest")
     draft.unlink()
+    _read_back(cells, out)
     return out
+
+def _read_back(cells: Any, path: Path) -> None:
+    "Raise OSError where a file does not hold the cells: on a full disk GDAL says so on the terminal alone."
+    import rasterio
+    try:
+        with rasterio.open(path) as src:
+            for top in range(0, cells.shape[0], step := cells.chunks[0]):
+                part = np.moveaxis(cells[top:top + step], 2, 0)
+                if not np.array_equal(src.read(window=rasterio.windows.Window(0, top, part.shape[2], part.shape[1])), part, equal_nan=part.dtype.kind == "f"):   # type: ignore[call-arg]
+                    raise OSError(f"{path.name} does not hold what was written")
+    except rasterio.errors.RasterioError as err: raise OSError(f"{path.name} cannot be read back: {err}") from err
 
 # %% ../nbs/15b_stores.ipynb #436e6e8a
 def stac_item(
