@@ -4,7 +4,7 @@
 
 # %% ../nbs/17d_calibrated.ipynb #fed8dc91
 from __future__ import annotations
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from collections.abc import Sequence
@@ -33,7 +33,8 @@ class TunedPredictor:
         f = tuned.facts
         if not f.get("dense"): raise InputError(f"this model gives one answer for a whole sample ({tuned.kind}); a map needs one trained on a label raster: kind='segmentation'")
         kept = {k: v for k in ("temperature", "quantile", "coverage", "sets") if (v := f.get(k)) is not None}
-        return TunedPredictor(tuned, Facts.of({"kind": tuned.kind, "classes": tuned.classes, "patch_size": tuned.patch_size, "window": tuned.window, "modalities": tuned.needs} | kept))
+        about = {"kind": tuned.kind, "classes": tuned.classes, "patch_size": tuned.patch_size, "window": tuned.window, "modalities": tuned.needs}
+        return TunedPredictor(tuned, Facts.of(about | kept))
 
     @property
     def digest(self) -> str:

@@ -229,3 +229,19 @@ def test_a_grid_that_cannot_be_is_refused(scene, model, tmp_path):
     folder = write_geotiffs(scene, tmp_path / "zones")
     with rasterio.open(folder / "sentinel1.tif", "r+") as dst: dst.crs = rasterio.CRS.from_epsg(32633)
     with pytest.raises(InputError, match="sentinel1.*32633|32633.*sentinel1"): embed_scene(folder, model, check="off")
+
+
+def test_a_geotiff_cut_short_is_not_taken_for_finished(scene, model, tmp_path, monkeypatch):
+    "GDAL closes a file on a full disk without an exception; so it is read back."
+    import rasterio.shutil
+    real = rasterio.shutil.copy
+
+    def short(src, dst, **how):
+        real(src, dst, **how)
+        with open(dst, "r+b") as f: f.truncate(os.path.getsize(dst) // 2)
+    monkeypatch.setattr(rasterio.shutil, "copy", short)
+    with pytest.raises(InputError, match="cannot be written .*make room and call again: finished blocks are kept"):
+        embed_scene(scene, model, tmp_path / "e.tif", check="off", progress=False)
+    assert not (tmp_path / "e.tif").exists()
+    monkeypatch.setattr(rasterio.shutil, "copy", real)
+    assert embed_scene(scene, model, tmp_path / "e.tif", check="off", progress=False).shape == (25, 25, 128)
