@@ -70,7 +70,7 @@ def paint(
         if boxes.code[i] not in codes: raise InputError(f"an object has class {boxes.code[i]}, which is not among {', '.join(map(str, codes))}; name it in classes=")
         if not (0 <= y < shape[0] and 0 <= x < shape[1]):
             raise InputError(f"box {boxes.box[i].tolist()} has its centre outside of {shape[0]} x {shape[1]} px; leave it out, or use a larger sample")
-        at, k = (int(y), int(x)), list(codes).index(boxes.code[i])
+        at, k = (int(y), int(x)), list(codes).index(int(boxes.code[i]))
         heat = np.exp(-((rows - at[0] - .5) ** 2 / (2 * max(h / 5, .4) ** 2) + (cols - at[1] - .5) ** 2 / (2 * max(w / 5, .4) ** 2)))
         out[..., k] = np.maximum(out[..., k], heat)
         out[at][-5:] = y - at[0] - .5, x - at[1] - .5, np.log(h), np.log(w), 1
@@ -138,8 +138,8 @@ HEADS["centre"] = CentreHead
 class Meter:
     "Collects boxes of a set, for the average precision."
     def __init__(self) -> None: self.found, self.truth = [], []
-    def to(self, device: Any) -> Meter: return self
-    def compute(self) -> float: return rate_boxes(self.found, self.truth).ap
+    def to(self, device: Any) -> Meter: return self   # it counts on the CPU
+    def compute(self) -> float: return rate_boxes(self.found, self.truth).ap   # average precision
 
 
 @dataclass(frozen=True)

@@ -355,3 +355,19 @@ def test_objects():
         with pytest.raises(InputError, match=message): finetune_objects(net, *args, device="cpu")
     a, b = (finetune_objects(net, [(s, one)] * 3, [(s, one)], {0: "a"}, epochs=1, device="cpu") for _ in range(2))
     assert equal(a, b)
+
+
+def test_geojson_opens_at_the_right_place(tmp_path):
+    geopandas = pytest.importorskip("geopandas", reason="reads the GeoJSON back")
+    from olmoearth.objects import Boxes, to_geojson
+    s = replace(sample(0)[0], crs="EPSG:32631", transform=(10, 0, 500_000, 0, -10, 5_700_000))
+    boxes = Boxes.of([[1, 2, 5, 9], [6.5, 0, 8, 3]], [1, 0], [.9, .4])
+    for crs, epsg in (("EPSG:4326", 4326), (None, 32631)):
+        (tmp_path / f"{epsg}.geojson").write_text(json.dumps(to_geojson(boxes, s, {0: "a", 1: "b"}, crs)))
+        table = geopandas.read_file(tmp_path / f"{epsg}.geojson")
+        assert table.crs.to_epsg() == epsg and list(table["name"]) == ["b", "a"]
+        metres = table.to_crs(32631)
+        assert np.allclose(metres.area, [2800, 450], rtol=1e-3)
+        assert np.allclose(metres.total_bounds, [500_000, 5_699_920, 500_090, 5_699_990], atol=.1)
+    with pytest.raises(InputError, match="no crs"): to_geojson(boxes, replace(s, crs=None), {})
+    assert to_geojson(Boxes.of([]), s, {})["features"] == []
