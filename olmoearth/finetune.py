@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from .checks import InputWarning, check_sample
-from .goals import Goal, make_metric, pairs_of, windows_of
+from .goals import Goal, pairs_of, windows_of
 from .heads import Head, Predictor, Tuned, is_tuned, load_tuned, make_head, readable, save_tuned, seen_places, spread_blocks
 from .loading import check_same, collate, fill_absent_bands, pad_times
 from .model import OlmoEarth
@@ -148,7 +148,7 @@ class Run:
     def __init__(
         self, model: OlmoEarth,                    # the pretrained one, copied
         head: Head,                                # with first weights, copied
-        goal: Goal,
+        goal: Any,                                 # a Goal, or what has its `meter`, `measure`, `loss` and `rising`
         sets: Mapping[str, list[Item]],            # "train", "valid"
         options: Options,
         device: torch.device,
@@ -211,7 +211,7 @@ class Run:
     def check(self) -> float:
         "The measure on the validation set."
         self.model.eval(); self.head.eval()
-        metric = make_metric(self.goal.metric, self.goal.outputs).to(self.device)
+        metric = self.goal.meter().to(self.device)
         for index in batches(np.arange(len(self.sets["valid"])), self.options.batch_size): self.goal.measure(metric, *self.scores("valid", index))
         return float(metric.compute())
 

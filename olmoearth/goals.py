@@ -169,6 +169,10 @@ class Goal:
         "Whether more is better."
         return self.metric != "rmse"
 
+    def meter(self) -> Any:
+        "A fresh measure, see `make_metric`."
+        return make_metric(self.metric, self.outputs)
+
     @staticmethod
     def of(
         train: Sequence[tuple[Sample, Any]],                              # pairs

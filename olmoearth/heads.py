@@ -270,8 +270,8 @@ class Predictor(Protocol):
     def patch_size(self) -> int: ...         # pixels along a patch
     @property
     def window(self) -> int: ...             # pixels along a window
-    def batch(self, samples: Sequence[Sample], /) -> Batch: ...
-    def predict(self, batch: Batch, /) -> Tensor: ...
+    def batch(self, samples: Sequence[Sample], /) -> Batch: ...   # what `predict` reads
+    def predict(self, batch: Batch, /) -> Tensor: ...   # (B, H, W, K) or (B, K) scores
 
 
 @dataclass(repr=False)
