@@ -4,11 +4,14 @@
 
 # %% ../nbs/17d_calibrated.ipynb #fed8dc91
 from __future__ import annotations
+import math
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from collections.abc import Sequence
 import numpy as np
+from .checks import InputWarning
 from .calibration import Conformal, Interval, fit_temperature, softmax
 from .heads import Tuned, is_tuned, load_tuned
 from .predictors import Facts, ProbePredictor, predictor_digest
@@ -61,7 +64,7 @@ def calibrate(
     sets: str = "lac",                           # kind of sets, see `strangeness`
     batch_size: int = 16,
 ) -> Tuned:                                      # with temperature and quantile among its facts
-    "Temperature and prediction sets from held-out windows. Raises InputError for none, and for a model of whole samples."
+    "Temperature and prediction sets from held-out windows; with too few of them, no sets, and a warning. Raises InputError for none, and for a model of whole samples."
     drawer = TunedPredictor.of(tuned)
     if not held: raise InputError("no windows to calibrate on; give some that were not learned from")
     scores = np.concatenate([drawer.predict([s for s, _ in held[i:i + batch_size]]) for i in range(0, len(held), batch_size)])      # (n, H, W, K)
@@ -71,11 +74,15 @@ def calibrate(
     there = np.isfinite(scores).all(-1) & (np.isin(truth, codes) if codes else np.isfinite(truth))
     if not there.any(): raise InputError("the windows to calibrate on hold no label that the model knows; label more places")
     x, y, groups = scores[there].astype(np.float64), truth[there], block[there]
-    if not codes: return replace(tuned, facts=tuned.facts | {"quantile": Interval.fit(x[:, 0], y, coverage, groups).half_width, "coverage": coverage})
+    need, found_in = math.ceil(coverage / (1 - coverage) - 1e-9), len(np.unique(groups))
+    if few := found_in < need:
+        warnings.warn(f"labels in {found_in} windows to calibrate on, and a coverage of {coverage:g} takes {need}: no sets or intervals; label more places", InputWarning, stacklevel=2)
+    if not codes: return tuned if few else replace(tuned, facts=tuned.facts | {"quantile": Interval.fit(x[:, 0], y, coverage, groups).half_width, "coverage": coverage})
     column = np.searchsorted(codes, y)
-    temperature = fit_temperature(x, column)
+    temperature = float(fit_temperature(x, column))
+    if few: return replace(tuned, facts=tuned.facts | {"temperature": temperature})
     found = Conformal.fit(softmax(x / temperature), column, coverage, sets, groups, names=list(tuned.classes.values()))
-    return replace(tuned, facts=tuned.facts | {"temperature": float(temperature), "quantile": float(found.quantile), "coverage": coverage, "sets": sets})
+    return replace(tuned, facts=tuned.facts | {"temperature": temperature, "quantile": float(found.quantile), "coverage": coverage, "sets": sets})
 
 # %% ../nbs/17d_calibrated.ipynb #67221291
 def open_predictor(

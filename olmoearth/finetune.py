@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from .checks import InputWarning, check_sample
 from .goals import Goal, pairs_of, windows_of
-from .heads import Head, Predictor, Tuned, is_tuned, load_tuned, make_head, readable, save_tuned, seen_places, spread_blocks
+from .heads import Head, Tuned, is_tuned, load_tuned, make_head, readable, save_tuned, seen_places, spread_blocks
 from .loading import check_same, collate, fill_absent_bands, pad_times
 from .model import OlmoEarth
 from .official_weights import load_strictly
@@ -24,11 +24,11 @@ from .settings import pick_device, pick_dtype, require, rng, torch_generator
 from .trainer import NonFiniteLoss
 from .transformer import set_generator
 
-_all_ = ["Predictor", "Tuned", "is_tuned", "load_tuned", "save_tuned"]   # of chapter 17; here too, for short imports
+_all_ = ["Tuned", "is_tuned", "load_tuned", "save_tuned"]   # of chapter 17; here too, for short imports
 
 # %% auto #0
 __all__ = ['LORA', 'RATES', 'HIGH', 'SCHEDULES', 'open_weights', 'plain_copy', 'Schedule', 'Item', 'prepare', 'batches',
-           'Options', 'Run', 'finetune', 'Predictor', 'Tuned', 'is_tuned', 'load_tuned', 'save_tuned']
+           'Options', 'Run', 'finetune', 'Tuned', 'is_tuned', 'load_tuned', 'save_tuned']
 
 # %% ../nbs/17b_finetune.ipynb #a8d74609
 LORA = r"blocks\.\d+\.(attn\.(q|k|v|proj)|fc1|fc2)"   # linear layers of the encoder that get an adapter

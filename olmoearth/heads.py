@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,8 +25,8 @@ from .settings import pick_device, torch_generator
 
 # %% auto #0
 __all__ = ['HEADS', 'TUNED', 'seen_places', 'unpatch', 'Head', 'PooledHead', 'LinearHead', 'spread_blocks', 'MultiScaleHead',
-           'dates_of', 'ChangeHead', 'start_head', 'make_head', 'Predictor', 'Tuned', 'readable', 'is_tuned',
-           'save_tuned', 'load_tuned']
+           'dates_of', 'ChangeHead', 'start_head', 'make_head', 'Tuned', 'readable', 'is_tuned', 'save_tuned',
+           'load_tuned']
 
 # %% ../nbs/17_heads.ipynb #b3c4e8e7
 def seen_places(
@@ -260,20 +260,6 @@ def make_head(
     except TypeError as err: raise InputError(f"head {name!r}: {err}; it takes {', '.join(HEADS[name](8, 1).spec())}") from None
 
 # %% ../nbs/17_heads.ipynb #6c15bc94
-class Predictor(Protocol):
-    "What a map can be drawn with."
-    @property
-    def kind(self) -> str: ...               # one of KINDS of chapter 17a
-    @property
-    def classes(self) -> dict[int, str]: ...   # code -> name, in the order of the scores; {} for a regression
-    @property
-    def patch_size(self) -> int: ...         # pixels along a patch
-    @property
-    def window(self) -> int: ...             # pixels along a window
-    def batch(self, samples: Sequence[Sample], /) -> Batch: ...   # what `predict` reads
-    def predict(self, batch: Batch, /) -> Tensor: ...   # (B, H, W, K) or (B, K) scores
-
-
 @dataclass(repr=False)
 class Tuned:
     "A fine-tuned model: encoder, head, and the facts about them."

@@ -160,7 +160,7 @@ def _forecast(source: Source, model: OlmoEarth, sample: Sample, window: int, tra
         each = (time.perf_counter() - start) / 8
     windows = source.shape[0] * source.shape[1] / window ** 2
     learn = each * (sample.height * sample.width / window ** 2 + 3 * train * (epochs + 1 if epochs else 0))
-    draw = each * windows * (4 / 3) ** 2
+    draw = each * windows * (4 / 3) ** 2                                            # windows overlap by a quarter
     return f"{source.shape[0]} x {source.shape[1]} px, {train} windows to learn from: about {spell(learn)} to learn, {spell(draw)} to draw"
 
 def judge(
@@ -204,7 +204,8 @@ def _page(best: Trial, trials: list[Trial], judged: dict[str, Any], maps: Any, s
     few = min(counts, key=lambda k: counts[k])
     span = f"{percent(judged['low'])} to {percent(judged['high'])}, 95 % interval" if np.isfinite(judged["low"]) else "too few blocks for an interval"
     lines = [f"# Map of {source.name or 'the scene'}", "",
-             f"**How good is it?** Of {judged['pixels']:,} labelled pixels in {judged['blocks']} blocks that the model never saw, {percent(judged['accuracy'])} are right ({span}). "
+             f"**How good is it?** Of {judged['pixels']:,} labelled pixels in {judged['blocks']} blocks that the model never saw, "
+             f"{percent(judged['accuracy'])} are right ({span}). "
              f"Saying the commonest class everywhere would be right for {percent(judged['majority'])}.", "",
              "**What is on it?**", "", "| class | share of the map | F1 on the blocks to judge by | labelled pixels |", "|---|---|---|---|",
              *(f"| {k} | {percent(shares.get(k, 0))} | {100 * v:.0f} | {counts.get(k, 0):,} |" for k, v in judged["f1"].items()), "",
@@ -218,6 +219,6 @@ def _page(best: Trial, trials: list[Trial], judged: dict[str, Any], maps: Any, s
     why = ", since fine-tuning was not a point better" if len(trials) > 1 and best.way == "probe" else ""
     return "\n".join([*lines, "",
         f"**How it was made.** Tried on blocks of their own: {tried} (macro-F1, %); {best.way} was kept{why}. The images are of {', '.join(map(str, source.times))}.", "",
-        f"**What would help.** More labels of {few}, in places that are not labelled yet, and more dates. A figure for the whole map, with its interval, takes a random sample of places: "
-        "see chapter 17e of the book.", "",
+        f"**What would help.** More labels of {few}, in places that are not labelled yet, and more dates. A figure for the whole map, with its interval, takes a random sample of "
+        "places: see chapter 17e of the book.", "",
         "`map/classes.tif` opens in QGIS; `olmoearth predict SCENE model OUT` draws another scene with the same model."])
