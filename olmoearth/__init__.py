@@ -10,6 +10,7 @@ _HOME = {
     "Loader": "loading", "Config": "model", "OlmoEarth": "model", "TrainConfig": "trainer", "Trainer": "trainer",
     "save": "pretrained", "load": "pretrained", "describe": "pretrained",
     "embed_scene": "scenes", "open_scene": "sources", "open_embedding": "stores",
+    "read_labels": "labels", "predict_scene": "predictions", "open_prediction": "predictions", "make_map": "mapping",
     "rgb": "maps", "pca_rgb": "maps", "classes_rgb": "maps", "picture": "maps", "show_map": "maps", "run_notebook": "experiments",
 }
 
