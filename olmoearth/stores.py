@@ -278,13 +278,14 @@ def write_cog(
 def _read_back(cells: Any, path: Path) -> None:
     "Raise OSError where a file does not hold the cells: on a full disk GDAL says so on the terminal alone."
     import rasterio
+    from rasterio.errors import RasterioError
     try:
         with rasterio.open(path) as src:
             for top in range(0, cells.shape[0], step := cells.chunks[0]):
                 part = np.moveaxis(cells[top:top + step], 2, 0)
                 if not np.array_equal(src.read(window=rasterio.windows.Window(0, top, part.shape[2], part.shape[1])), part, equal_nan=part.dtype.kind == "f"):   # type: ignore[call-arg]
                     raise OSError(f"{path.name} does not hold what was written")
-    except rasterio.errors.RasterioError as err: raise OSError(f"{path.name} cannot be read back: {err}") from err
+    except RasterioError as err: raise OSError(f"{path.name} cannot be read back: {err}") from err
 
 # %% ../nbs/15b_stores.ipynb #436e6e8a
 def stac_item(
