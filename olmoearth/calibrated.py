@@ -76,7 +76,8 @@ def calibrate(
     x, y, groups = scores[there].astype(np.float64), truth[there], block[there]
     need, found_in = math.ceil(coverage / (1 - coverage) - 1e-9), len(np.unique(groups))
     if few := found_in < need:
-        warnings.warn(f"labels in {found_in} windows to calibrate on, and a coverage of {coverage:g} takes {need}: no sets or intervals; label more places", InputWarning, stacklevel=2)
+        text = f"labels in {found_in} windows to calibrate on, and a coverage of {coverage:g} takes {need}: no sets or intervals; label more places"
+        warnings.warn(text, InputWarning, stacklevel=2)
     if not codes:
         if few: return tuned
         return replace(tuned, facts=tuned.facts | {"quantile": Interval.fit(x[:, 0], y, coverage, groups).half_width, "coverage": coverage})
