@@ -287,7 +287,7 @@ def reproject_rgba(
     image = np.moveaxis(np.asarray(rgba), -1, 0)                                # (4, H, W)
     here = Affine(*tuple(transform)[:6])
     there, width, height = calculate_default_transform(crs, "EPSG:3857", image.shape[2], image.shape[1], *array_bounds(image.shape[1], image.shape[2], here))
-    out = np.zeros((4, int(height), int(width)), np.uint8)   # nearest: class colours stay what they are
+    out = np.zeros((4, height, width), np.uint8)   # type: ignore[arg-type,call-overload]   # nearest: class colours stay what they are
     reproject(np.ascontiguousarray(image), out, src_transform=here, src_crs=crs, dst_transform=there, dst_crs="EPSG:3857", resampling=Resampling.nearest)
     west, south, east, north = transform_bounds("EPSG:3857", "EPSG:4326", *array_bounds(height, width, there))
     return np.moveaxis(out, 0, -1), ((south, west), (north, east))
