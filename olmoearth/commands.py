@@ -4,34 +4,22 @@
 
 # %% ../nbs/33c_commands.ipynb #5be219e1
 from __future__ import annotations
-from contextlib import contextmanager
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 import typer
-from .embed import app
-from .experiments import ParameterError, _plain_errors
+from .embed import app, told
+from .experiments import ParameterError
 
 # %% auto #0
 __all__ = ['map_command', 'finetune_command', 'predict_command']
 
-# %% ../nbs/33c_commands.ipynb #25f557c2
-@contextmanager
-def _told() -> Iterator[None]:
-    "Errors of the library as one line."
-    from olmoearth.modalities import UnknownName
-    from olmoearth.samples import InputError
-    from olmoearth.settings import MissingExtra, SettingError
-    with _plain_errors():
-        try: yield
-        except (InputError, SettingError, MissingExtra, UnknownName, OSError) as err: raise ParameterError(str(err)) from None
-
+# %% ../nbs/33c_commands.ipynb #ebba1ff8
 _Scene = Annotated[str, typer.Argument(help="Folder of GeoTIFFs, a monthly stack, or a NetCDF file or Zarr store.")]
 _Model = Annotated[str, typer.Option(help="Folder or name of a model; `olmoearth models` lists names.")]
 _Device = Annotated[str, typer.Option(help="cpu, cuda, mps; empty: as in the settings.")]
 _Column = Annotated[str, typer.Option(help="Column of the labels that holds the class; empty: the only one, or the one called class or label.")]
 
-# %% ../nbs/33c_commands.ipynb #e632c4fa
+# %% ../nbs/33c_commands.ipynb #b33d8fc4
 @app.command("map")
 def map_command(
     scene: _Scene,
@@ -40,11 +28,11 @@ def map_command(
     column: _Column = "",
 ) -> None:
     "A map from labels: tries a probe and fine-tuning, keeps the better, and says in plain words how good it is."
-    with _told():
+    with told():
         from olmoearth.mapping import make_map
         print(make_map(scene, labels, out, column=column or None))
 
-# %% ../nbs/33c_commands.ipynb #43989972
+# %% ../nbs/33c_commands.ipynb #f382f6bb
 @app.command("finetune")
 def finetune_command(
     scene: _Scene,
@@ -60,12 +48,12 @@ def finetune_command(
     device: _Device = "",
 ) -> None:
     "Fine-tune a model on the labels of one scene: half of the blocks teach, the others choose and calibrate."
-    with _told():
+    with told():
         from olmoearth.calibrated import calibrate
         from olmoearth.finetune import finetune
         from olmoearth.goals import windows_of
         from olmoearth.labels import read_labels
-        from olmoearth.mapping import deal, labelled_part
+        from olmoearth.mapping import deal, labelled_part, spread_points
         from olmoearth.pretrained import load
         from olmoearth.scenes import checked_scene
         from olmoearth.settings import pick_device
@@ -74,7 +62,7 @@ def finetune_command(
         source = checked_scene(scene)
         sample, label = labelled_part(source, read_labels(labels, source, column or None), window)
         use = deal(label, window, seed)
-        train, valid, held = (windows_of(sample, label, window, use == u) for u in (TRAIN, VALID, TEST))
+        train, valid, held = (windows_of(sample, known, window, use == u) for known, u in ((spread_points(label), TRAIN), (spread_points(label), VALID), (label, TEST)))
         print(f"{len(train)} windows to learn from, {len(valid)} to choose by, {len(held)} to calibrate on", flush=True)
         tuned = finetune(load(model, str(pick_device(device or None))), train, valid, kind="segmentation" if label.classes else "regression", head=head, schedule=schedule,
                          classes=label.classes or None, epochs=epochs, seed=seed, device=device or None, check="off",
@@ -83,7 +71,7 @@ def finetune_command(
         tuned.save(out)
         print(f"{tuned}; olmoearth predict SCENE {out} MAP draws with it")
 
-# %% ../nbs/33c_commands.ipynb #1d87687e
+# %% ../nbs/33c_commands.ipynb #c95eaa70
 @app.command("predict")
 def predict_command(
     scene: _Scene,
@@ -95,7 +83,7 @@ def predict_command(
     dask: Annotated[str, typer.Option(help="Address of a dask scheduler whose workers share the blocks.")] = "",
 ) -> None:
     "Draw classes or values, probability and uncertainty of a scene. Give the same command again to go on after an interruption."
-    with _told():
+    with told("give the same command again: finished blocks are kept"):
         from olmoearth.calibrated import open_predictor
         from olmoearth.predictions import predict_scene
         from olmoearth.settings import require

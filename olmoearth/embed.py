@@ -4,16 +4,38 @@
 
 # %% ../nbs/33b_embed.ipynb #ea807cd4
 from __future__ import annotations
-from typing import Annotated
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 import typer
 from .adapt import app
 from .experiments import ParameterError, _plain_errors
 from .settings import require
 
 # %% auto #0
-__all__ = ['embed_command']
+__all__ = ['told', 'embed_command']
 
 # %% ../nbs/33b_embed.ipynb #0b3974fe
+@contextmanager
+def told(
+    again: str = "",   # what to say after an interruption
+) -> Iterator[None]:
+    "Warnings, errors of the library and Ctrl-C, as lines on the terminal."
+    from olmoearth.modalities import UnknownName
+    from olmoearth.samples import InputError
+    from olmoearth.settings import MissingExtra, SettingError
+    def show(message: Any, *_: Any, **__: Any) -> None: print(f"warning: {message}", file=sys.stderr)
+    with _plain_errors(), warnings.catch_warnings():
+        warnings.showwarning = show
+        try: yield
+        except (InputError, SettingError, MissingExtra, UnknownName, OSError) as err: raise ParameterError(str(err)) from None
+        except KeyboardInterrupt:
+            print(f"interrupted{'; ' if again else ''}{again}", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+# %% ../nbs/33b_embed.ipynb #169f6c20
 @app.command("embed")
 def embed_command(
     scene: Annotated[str, typer.Argument(help="Folder of GeoTIFFs, a monthly stack, or a NetCDF file or Zarr store.")],
@@ -29,19 +51,15 @@ def embed_command(
     dask: Annotated[str, typer.Option(help="Address of a dask scheduler whose workers share the blocks.")] = "",
 ) -> None:
     "Embed a scene of any size. Give the same command again to go on after an interruption."
-    with _plain_errors():
+    with told("give the same command again: finished blocks are kept"):
         if offset not in ("", "0", "1000"): raise ParameterError(f"--offset {offset!r}; write 0 or 1000")
         from olmoearth.pretrained import load
-        from olmoearth.samples import InputError
         from olmoearth.scenes import embed_scene
-        from olmoearth.settings import SettingError
         from olmoearth.sources import open_scene
-        try:
-            source = open_scene(scene, attrs={"sentinel2_offset": int(offset)} if offset else None)
-            print(source, flush=True)
-            ready = load(model)
-            client = require("distributed", "dask").Client(dask) if dask else None
-            made = embed_scene(source, ready, out, patch_size=patch_size, window=window, overlap=overlap, batch_size=batch_size, dtype=dtype,
-                               device=device or None, client=client)
-        except (InputError, SettingError, OSError) as err: raise ParameterError(str(err)) from None
+        source = open_scene(scene, attrs={"sentinel2_offset": int(offset)} if offset else None)
+        print(source, flush=True)
+        ready = load(model)
+        client = require("distributed", "dask").Client(dask) if dask else None
+        made = embed_scene(source, ready, out, patch_size=patch_size, window=window, overlap=overlap, batch_size=batch_size, dtype=dtype,
+                           device=device or None, client=client)
         print(f'{out}: {made.sizes["y"]} x {made.sizes["x"]} cells of {made.sizes["feature"]} numbers; olmoearth.open_embedding("{out}") opens it')

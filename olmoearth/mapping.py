@@ -16,7 +16,7 @@ from .calibrated import TunedPredictor, calibrate
 from .calibration import Conformal, covered, softmax
 from .finetune import finetune
 from .goals import windows_of
-from .labels import read_labels
+from .labels import label_cells, read_labels
 from .model import OlmoEarth
 from .passes import embed_windows
 from .predictions import predict_scene
@@ -30,7 +30,8 @@ from .sources import Source
 from .splits import TEST, TRAIN, VALID, blocked_split
 
 # %% auto #0
-__all__ = ['MARGIN', 'labelled_part', 'Trial', 'scores_of', 'try_probe', 'try_finetuning', 'make_map', 'deal', 'judge']
+__all__ = ['MARGIN', 'labelled_part', 'spread_points', 'Trial', 'scores_of', 'try_probe', 'try_finetuning', 'make_map', 'deal',
+           'judge']
 
 # %% ../nbs/17f_mapping.ipynb #0cc0ae36
 def labelled_part(
@@ -49,6 +50,20 @@ def labelled_part(
         spans.append((min(first, last - window), last))
     (top, bottom), (left, right) = spans
     return source.read(top, left, bottom - top, right - left), replace(label, values=label.values[top:bottom, left:right])
+
+# %% ../nbs/17f_mapping.ipynb #708102bb
+def spread_points(
+    label: Label,      # (H, W)
+    patch: int = 4,    # pixels along a patch
+) -> Label:
+    "Sparse labels, spread over their patches; labels that fill half of the patches that they touch, and quantities, stay as they are."
+    (h, w), known = (n // patch * patch for n in label.values.shape), ~np.isin(label.values, label.ignore)
+    filled = known[:h, :w].reshape(h // patch, patch, w // patch, patch).sum((1, 3))
+    if not label.classes or not filled.any() or filled[filled > 0].mean() >= patch ** 2 / 2: return label
+    code = label_cells(label, patch, .5).repeat(patch, 0).repeat(patch, 1)
+    out = label.values.copy()
+    out[:h, :w] = np.where(code >= 0, code, label.values[:h, :w])
+    return replace(label, values=out)
 
 # %% ../nbs/17f_mapping.ipynb #d5daf02f
 MARGIN = .01   # of macro-F1: what fine-tuning has to be better by, since it is slower to learn and to draw
@@ -116,7 +131,8 @@ def make_map(
     network = load(model, str(pick_device(device))) if isinstance(model, str) else model
     sample, near = labelled_part(source, label, window)
     use = deal(near, window, seed)
-    train, valid, test = (windows_of(sample, near, window, use == u) for u in (TRAIN, VALID, TEST))
+    taught = spread_points(near)
+    train, valid, test = (windows_of(sample, known, window, use == u) for known, u in ((taught, TRAIN), (taught, VALID), (near, TEST)))
     say(_forecast(source, network, sample, window, len(train), epochs))
     trials = [try_probe(network, sample, near, use, valid, window, seed)]
     if epochs: trials.append(try_finetuning(network, train, valid, _present(near, use), epochs, seed, device))
@@ -194,6 +210,13 @@ def _blocks(right: np.ndarray, block: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 # %% ../nbs/17f_mapping.ipynb #0ffa7e62
+def _verdict(judged: dict[str, Any]) -> list[str]:
+    "A warning where the map is no better than a guess."
+    if judged["accuracy"] <= judged["majority"]: return ["**That is no better than a guess. Do not use this map as it stands.**", ""]
+    if not judged["low"] > judged["majority"]:
+        return ["**These labels cannot show that this is better than a guess: the interval reaches down to it. Label more places before you use the map.**", ""]
+    return []
+
 def _page(best: Trial, trials: list[Trial], judged: dict[str, Any], maps: Any, source: Source, label: Label) -> str:
     "The report."
     percent = lambda v: f"{100 * v:.0f} %"
@@ -201,13 +224,12 @@ def _page(best: Trial, trials: list[Trial], judged: dict[str, Any], maps: Any, s
     shares = {best.predictor.facts.classes[int(c)]: k / n[codes != 255].sum() for c, k in zip(codes, n, strict=True) if int(c) in best.predictor.facts.classes}
     weak = sorted((v, k) for k, v in judged["f1"].items())[:2]
     counts = {name: int((label.values == c).sum()) for c, name in label.classes.items()}
-    few = min(counts, key=lambda k: counts[k])
     span = f"{percent(judged['low'])} to {percent(judged['high'])}, 95 % interval" if np.isfinite(judged["low"]) else "too few blocks for an interval"
     lines = [f"# Map of {source.name or 'the scene'}", "",
              f"**How good is it?** Of {judged['pixels']:,} labelled pixels in {judged['blocks']} blocks that the model never saw, "
              f"{percent(judged['accuracy'])} are right ({span}). "
              f"Saying the commonest class everywhere would be right for {percent(judged['majority'])}.", "",
-             "**What is on it?**", "", "| class | share of the map | F1 on the blocks to judge by | labelled pixels |", "|---|---|---|---|",
+             *_verdict(judged), "**What is on it?**", "", "| class | share of the map | F1 on the blocks to judge by | labelled pixels |", "|---|---|---|---|",
              *(f"| {k} | {percent(shares.get(k, 0))} | {100 * v:.0f} | {counts.get(k, 0):,} |" for k, v in judged["f1"].items()), "",
              f"**Where not to trust it.** {' and '.join(k for _, k in weak)} {'is' if len(weak) == 1 else 'are'} drawn worst. "
              "`map/probability.tif` says how sure each pixel is, `map/uncertainty.tif` how much is open."]
@@ -219,6 +241,6 @@ def _page(best: Trial, trials: list[Trial], judged: dict[str, Any], maps: Any, s
     why = ", since fine-tuning was not a point better" if len(trials) > 1 and best.way == "probe" else ""
     return "\n".join([*lines, "",
         f"**How it was made.** Tried on blocks of their own: {tried} (macro-F1, %); {best.way} was kept{why}. The images are of {', '.join(map(str, source.times))}.", "",
-        f"**What would help.** More labels of {few}, in places that are not labelled yet, and more dates. A figure for the whole map, with its interval, takes a random sample of "
-        "places: see chapter 17e of the book.", "",
+        f"**What would help.** More labels of {' and '.join(k for _, k in weak)}, in places that are not labelled yet, and more dates. "
+        "A figure for the whole map, with its interval, takes a random sample of places: see chapter 17e of the book.", "",
         "`map/classes.tif` opens in QGIS; `olmoearth predict SCENE model OUT` draws another scene with the same model."])
