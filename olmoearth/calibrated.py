@@ -8,6 +8,7 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from collections.abc import Sequence
 import numpy as np
@@ -19,7 +20,7 @@ from .samples import InputError, Sample
 from .settings import pick_device
 
 # %% auto #0
-__all__ = ['TunedPredictor', 'calibrate', 'open_predictor']
+__all__ = ['TunedPredictor', 'scores_of', 'calibrate', 'open_predictor']
 
 # %% ../nbs/17d_calibrated.ipynb #31e48cff
 @dataclass
@@ -42,7 +43,7 @@ class TunedPredictor:
     @property
     def digest(self) -> str:
         "What the weights are, in short."
-        return predictor_digest(_Weights(self.tuned.model, self.tuned.head))
+        return predictor_digest(SimpleNamespace(model=self.tuned.model, head=self.tuned.head))
 
     def predict(
         self, samples: Sequence[Sample],   # windows of one size, a multiple of the patch
@@ -50,13 +51,20 @@ class TunedPredictor:
         "Scores of each pixel."
         return self.tuned.predict(self.tuned.batch(samples)).float().cpu().numpy()
 
-@dataclass
-class _Weights:
-    "What the digest is of."
-    model: Any
-    head: Any
-
 # %% ../nbs/17d_calibrated.ipynb #80004341
+def scores_of(
+    predictor: Any,                                 # a Predictor
+    windows: Sequence[tuple[Sample, np.ndarray]],   # and their (H, W) labels, codes or values: see `windows_of`
+    batch_size: int = 16,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Scores (N, K), labels (N,) and number of the window (N,) of every pixel whose label the predictor knows."
+    codes = list(predictor.facts.classes)
+    x = np.concatenate([predictor.predict([s for s, _ in windows[i:i + batch_size]]) for i in range(0, len(windows), batch_size)])         # (n, H, W, K)
+    y = np.stack([t for _, t in windows])                                                                                                # (n, H, W)
+    there = np.isfinite(x).all(-1) & (np.isin(y, codes) if codes else np.isfinite(y))
+    return x[there].astype(np.float64), y[there], np.broadcast_to(np.arange(len(y))[:, None, None], y.shape)[there]
+
+
 def calibrate(
     tuned: Tuned,
     held: Sequence[tuple[Sample, np.ndarray]],   # windows and their (H, W) labels, codes or values, that were not learned from: see `windows_of`
@@ -67,13 +75,9 @@ def calibrate(
     "Temperature and prediction sets from held-out windows; with too few of them, no sets, and a warning. Raises InputError for none, and for a model of whole samples."
     drawer = TunedPredictor.of(tuned)
     if not held: raise InputError("no windows to calibrate on; give some that were not learned from")
-    scores = np.concatenate([drawer.predict([s for s, _ in held[i:i + batch_size]]) for i in range(0, len(held), batch_size)])      # (n, H, W, K)
-    truth = np.stack([t for _, t in held])                                                                                   # (n, H, W)
-    block = np.broadcast_to(np.arange(len(held))[:, None, None], truth.shape)
+    x, y, groups = scores_of(drawer, held, batch_size)
+    if not len(y): raise InputError("the windows to calibrate on hold no label that the model knows; label more places")
     codes = list(tuned.classes)
-    there = np.isfinite(scores).all(-1) & (np.isin(truth, codes) if codes else np.isfinite(truth))
-    if not there.any(): raise InputError("the windows to calibrate on hold no label that the model knows; label more places")
-    x, y, groups = scores[there].astype(np.float64), truth[there], block[there]
     need, found_in = math.ceil(coverage / (1 - coverage) - 1e-9), len(np.unique(groups))
     if few := found_in < need:
         text = f"labels in {found_in} windows to calibrate on, and a coverage of {coverage:g} takes {need}: no sets or intervals; label more places"

@@ -16,7 +16,7 @@ from .settings import rng
 
 # %% auto #0
 __all__ = ['softmax', 'nll', 'fit_temperature', 'Reliability', 'reliability', 'brier', 'conformal_quantile', 'Conformal',
-           'strangeness', 'covered', 'block_numbers', 'split_blocks', 'Interval']
+           'strangeness', 'covered', 'split_blocks', 'Interval']
 
 # %% ../nbs/16d_calibration.ipynb #87af9ea1
 def softmax(
@@ -125,7 +125,7 @@ def conformal_quantile(
     if not 0 < coverage < 1: raise InputError(f"coverage={coverage}; use a share between 0 and 1, such as 0.9")
     pool = pool or ("cells" if groups is None else "rotate")
     if pool not in ("cells", "rotate", "blocks"): raise InputError(f"pool={pool!r}; use cells, rotate or blocks")
-    if pool != "cells" and groups is None: raise InputError(f"pool={pool!r} needs groups: the block of each cell, see block_numbers")
+    if pool != "cells" and groups is None: raise InputError(f"pool={pool!r} needs groups: the block of each cell, see blocks_of")
     if np.isnan(scores).any(): raise InputError("scores hold NaN; leave out cells where nothing was seen")
     ids = np.arange(len(scores)) if groups is None or pool == "cells" else np.unique(groups, return_inverse=True)[1]
     n = int(ids.max()) + 1 if len(ids) else 0
@@ -216,15 +216,6 @@ def covered(
     return (y >= 0) & sets[np.arange(len(y)), y]
 
 # %% ../nbs/16d_calibration.ipynb #e45fcb08
-def block_numbers(
-    shape: tuple[int, int],   # (h, w) cells
-    block: int,               # cells along one block
-) -> np.ndarray:              # (h, w) int
-    "The block of each cell."
-    row, col = np.indices(shape) // block
-    return row * (int(col.max()) + 1) + col
-
-
 def split_blocks(
     groups: np.ndarray,         # (...) block of each cell
     shares: Sequence[float],    # of the blocks, such as (0.5, 0.25, 0.25); they add up to 1

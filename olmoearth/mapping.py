@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from collections.abc import Callable
 import numpy as np
-from .calibrated import TunedPredictor, calibrate
+from .calibrated import TunedPredictor, calibrate, scores_of
 from .calibration import Conformal, covered, softmax
-from .finetune import finetune
+from .finetune import SCHEDULES, finetune
 from .goals import windows_of
 from .labels import label_cells, read_labels
 from .model import OlmoEarth
@@ -22,25 +22,33 @@ from .passes import embed_windows
 from .predictions import predict_scene
 from .predictors import ProbePredictor
 from .pretrained import load
+from .probes import group_interval
 from .protocol import METRICS
 from .samples import InputError, Label, Sample
 from .scenes import checked_scene, spell
-from .settings import pick_device, rng
+from .settings import pick_device
 from .sources import Source
 from .splits import TEST, TRAIN, VALID, blocked_split
 
 # %% auto #0
-__all__ = ['MARGIN', 'labelled_part', 'spread_points', 'Trial', 'scores_of', 'try_probe', 'try_finetuning', 'make_map', 'deal',
+__all__ = ['MARGIN', 'known_pixels', 'labelled_part', 'spread_points', 'Trial', 'try_probe', 'try_finetuning', 'make_map', 'deal',
            'judge']
 
 # %% ../nbs/17f_mapping.ipynb #0cc0ae36
+def known_pixels(
+    label: Label,   # (H, W) codes, or values
+) -> np.ndarray:    # (H, W) bool
+    "What is labelled."
+    return np.isfinite(label.values) & ~np.isin(label.values, label.ignore)
+
+
 def labelled_part(
     source: Source,
     label: Label,          # (H, W) of the scene
     window: int = 32,      # pixels along a window
 ) -> tuple[Sample, Label]:
     "The rectangle of whole windows around the labels, in memory. Raises InputError where nothing is labelled, or the scene is smaller than a window."
-    known = ~np.isin(label.values, label.ignore)
+    known = known_pixels(label)
     if min(source.shape) < window: raise InputError(f"the scene has {source.shape[0]} x {source.shape[1]} px, less than a window of {window} px")
     if not known.any(): raise InputError("no pixel of the scene is labelled")
     spans = []
@@ -57,7 +65,7 @@ def spread_points(
     patch: int = 4,    # pixels along a patch
 ) -> Label:
     "Sparse labels, spread over their patches; labels that fill half of the patches that they touch, and quantities, stay as they are."
-    (h, w), known = (n // patch * patch for n in label.values.shape), ~np.isin(label.values, label.ignore)
+    (h, w), known = (n // patch * patch for n in label.values.shape), known_pixels(label)
     filled = known[:h, :w].reshape(h // patch, patch, w // patch, patch).sum((1, 3))
     if not label.classes or not filled.any() or filled[filled > 0].mean() >= patch ** 2 / 2: return label
     code = label_cells(label, patch, .5).repeat(patch, 0).repeat(patch, 1)
@@ -78,33 +86,22 @@ class Trial:
     seconds: float
 
 
-def scores_of(
-    predictor: Any,
-    windows: list[tuple[Sample, np.ndarray]],   # and their labels, see `windows_of`
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Scores (N, K), codes (N,) and number of the window (N,) of every labelled pixel."
-    codes = list(predictor.facts.classes)
-    x = np.concatenate([predictor.predict([s for s, _ in windows[i:i + 16]]) for i in range(0, len(windows), 16)])         # (n, H, W, K)
-    y = np.stack([t for _, t in windows])
-    there = np.isfinite(x).all(-1) & np.isin(y, codes)
-    return x[there].astype(np.float64), y[there], np.broadcast_to(np.arange(len(y))[:, None, None], y.shape)[there]
-
 def _score(predictor: Any, windows: list[tuple[Sample, np.ndarray]]) -> float:
     x, y, _ = scores_of(predictor, windows)
     return METRICS["macro-F1"][0](y, np.array(list(predictor.facts.classes))[x.argmax(1)]) if len(y) else 0.
 
-def try_probe(model: OlmoEarth, sample: Sample, label: Label, use: np.ndarray, valid: list, window: int, seed: int) -> Trial:
+def try_probe(model: OlmoEarth, sample: Sample, label: Label, use: np.ndarray, valid: list, window: int, coverage: float, seed: int) -> Trial:
     "A linear probe on frozen embeddings, from the pixels that `use` (H, W) gives to learning."
     start = time.perf_counter()
     taught = replace(label, values=np.where(use == TRAIN, label.values, label.ignore[0]))
-    found = ProbePredictor.fit(model, sample, taught, window=window, seed=seed, check="off")
+    found = ProbePredictor.fit(model, sample, taught, window=window, coverage=coverage, seed=seed, check="off")
     return Trial("probe", found, _score(found, valid), time.perf_counter() - start)
 
-def try_finetuning(model: OlmoEarth, train: list, valid: list, classes: dict[int, str], epochs: int, seed: int, device: str | None) -> Trial:
-    "Low-rank adapters in the encoder, and a head for each pixel."
+def try_finetuning(model: OlmoEarth, train: list, valid: list, classes: dict[int, str], epochs: int, coverage: float, seed: int, device: str | None) -> Trial:
+    "Low-rank adapters in the encoder, and a head for each pixel; calibrated on the blocks that chose its rate and epoch, so its sets may be a little small."
     start = time.perf_counter()
     tuned = finetune(model, train, valid, classes=classes, schedule="frugal", epochs=epochs, class_weights="balanced", seed=seed, device=device, check="off")
-    found = TunedPredictor.of(calibrate(tuned, valid))
+    found = TunedPredictor.of(calibrate(tuned, valid, coverage))
     return Trial("fine-tuning", found, _score(found, valid), time.perf_counter() - start)
 
 # %% ../nbs/17f_mapping.ipynb #d0a259c7
@@ -134,13 +131,13 @@ def make_map(
     taught = spread_points(near)
     train, valid, test = (windows_of(sample, known, window, use == u) for known, u in ((taught, TRAIN), (taught, VALID), (near, TEST)))
     say(_forecast(source, network, sample, window, len(train), epochs))
-    trials = [try_probe(network, sample, near, use, valid, window, seed)]
-    if epochs: trials.append(try_finetuning(network, train, valid, _present(near, use), epochs, seed, device))
+    trials = [try_probe(network, sample, near, use, valid, window, coverage, seed)]
+    if epochs: trials.append(try_finetuning(network, train, valid, _present(near, use), epochs, coverage, seed, device))
     for t in trials: say(f"{t.way}: macro-F1 {100 * t.score:.1f} % on the blocks to choose by, {spell(t.seconds)}")
     best = max(trials, key=lambda t: t.score - MARGIN * (t.way != "probe"))
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    judged = judge(best.predictor, test, coverage)
+    judged = judge(best.predictor, test)
     maps = predict_scene(source, best.predictor, part / "map", check="off", progress=False)
     (best.predictor if best.way == "probe" else best.predictor.tuned).save(part / "model")
     text = _page(best, trials, judged, maps, source, near)
@@ -152,12 +149,13 @@ def make_map(
 
 # %% ../nbs/17f_mapping.ipynb #2366da62
 def deal(label: Label, window: int, seed: int) -> np.ndarray:
-    "What each pixel (H, W) is for. Raises InputError for a class with labels in one block only."
-    codes = np.where(np.isin(label.values, label.ignore), -1, label.values)
-    there = [label.classes.get(int(c), str(c)) for c in np.unique(codes[codes >= 0])]
-    if len(there) < 2: raise InputError(f"all labels are {there[0]}; a map needs two classes: label another one, if only as 'other'")
+    "What each pixel (H, W) is for. Raises InputError for a single class, and for one with labels in too few blocks."
+    known = known_pixels(label)
+    if not label.classes: return blocked_split(np.where(known, 0, -1), window, buffer=0, seed=seed)     # quantities: blocks alone
+    codes = np.where(known, label.values, -1)
+    names = {int(c): label.classes.get(int(c), str(c)) for c in np.unique(codes[known])}
+    if len(names) < 2: raise InputError(f"all labels are {', '.join(names.values())}; a map needs two classes: label another one, if only as 'other'")
     use = blocked_split(codes, window, buffer=0, seed=seed)
-    names = {c: label.classes.get(int(c), str(c)) for c in np.unique(codes[codes >= 0])}
     if lone := [n for c, n in names.items() if not all(((codes == c) & (use == u)).any() for u in (TRAIN, TEST))]:
         raise InputError(f"{', '.join(lone)}: labelled in too few places to learn and to judge; label each class in three or more places, {window} px apart, or leave it out")
     return use
@@ -175,23 +173,25 @@ def _forecast(source: Source, model: OlmoEarth, sample: Sample, window: int, tra
         embed_windows([sample.select(names).crop(0, 0, window)] * 8, model.eval(), 4)
         each = (time.perf_counter() - start) / 8
     windows = source.shape[0] * source.shape[1] / window ** 2
-    learn = each * (sample.height * sample.width / window ** 2 + 3 * train * (epochs + 1 if epochs else 0))
+    plan = SCHEDULES["frugal"]
+    steps = len(plan.rates) * 3 * train * epochs * (1 - plan.frozen)                 # forward and backward; frozen epochs use features that are kept
+    learn = each * (sample.height * sample.width / window ** 2 + steps)
     draw = each * windows * (4 / 3) ** 2                                            # windows overlap by a quarter
     return f"{source.shape[0]} x {source.shape[1]} px, {train} windows to learn from: about {spell(learn)} to learn, {spell(draw)} to draw"
 
 def judge(
     predictor: Any,
     test: list[tuple[Sample, np.ndarray]],   # windows that had no part in learning or choosing
-    coverage: float = .9,
 ) -> dict[str, Any]:
     "Accuracy with its interval, F1 of each class, and how often sets hold the truth. Raises InputError where no window has a class that the predictor knows."
+    from sklearn.metrics import f1_score
     x, y, block = scores_of(predictor, test)
     if not len(y): raise InputError("the blocks to judge by hold no class that was learned; label more places")
     codes = np.array(list(predictor.facts.classes))
     said = codes[x.argmax(1)]
     right = said == y
-    low, high = _blocks(right, block)
-    f1 = {n: float(2 * ((said == c) & (y == c)).sum() / max((said == c).sum() + (y == c).sum(), 1)) for c, n in predictor.facts.classes.items()}
+    low, high = group_interval(right, block)
+    f1 = dict(zip(predictor.facts.classes.values(), f1_score(y, said, average=None, labels=codes, zero_division=0).tolist(), strict=True))   # type: ignore[arg-type]
     out: dict[str, Any] = {"accuracy": float(right.mean()), "low": low, "high": high, "f1": f1, "pixels": len(y), "blocks": len(np.unique(block)),
                            "majority": float(np.bincount(y).max() / len(y))}
     if predictor.facts.quantile is not None:
@@ -199,15 +199,6 @@ def judge(
         sets = Conformal(f.quantile, f.coverage, f.sets).sets(softmax(x / f.temperature), "top")
         out |= {"stated": f.coverage, "covered": float(covered(sets, np.searchsorted(codes, y)).mean()), "set_size": float(sets.sum(1).mean())}
     return out
-
-def _blocks(right: np.ndarray, block: np.ndarray) -> tuple[float, float]:
-    "Interval of a mean by drawing blocks."
-    number = np.unique(block, return_inverse=True)[1]
-    if number.max() < 1: return float("nan"), float("nan")                      # one block says nothing of others
-    total, sizes = np.bincount(number, right), np.bincount(number)
-    picks = rng(0, "bootstrap").integers(len(sizes), size=(1000, len(sizes)))
-    low, high = np.percentile(total[picks].sum(1) / sizes[picks].sum(1), [2.5, 97.5])
-    return float(low), float(high)
 
 # %% ../nbs/17f_mapping.ipynb #0ffa7e62
 def _verdict(judged: dict[str, Any]) -> list[str]:

@@ -111,7 +111,8 @@ class Job:
     ) -> np.ndarray:         # (h, w, D) float32
         "The cells of a block."
         if self.parts == 1: return self._one_pass(self.grid, (0, 0), block, model)
-        target, total, count = self.target(block), None, np.zeros((*self.target(block).shape, 1), np.float32)
+        target = self.target(block)
+        total, count = None, np.zeros((*target.shape, 1), np.float32)
         for a, b in product(range(self.parts), repeat=2):
             grid = self._moved(a, b)
             rows, cols = (slice(max(s.start - (k > 0), 0), min(s.stop, n)) for s, k, n in zip((block.rows, block.cols), (a, b), grid.shape, strict=True))

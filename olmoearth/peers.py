@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from .embedders import CellEmbedder, in_windows
+from .embedders import CellEmbedder, _first, in_windows
 from .modalities import SENTINEL2, modality
 from .pictures import IMAGENET, RGB, ImageEmbedder, token_grid
 from .samples import InputError, Sample, month_index
@@ -132,7 +132,7 @@ def _drawn(make: Any, seed: int) -> Any:
         return make()
 
 
-def _first(err: BaseException) -> str: return (str(err).strip().splitlines() or [type(err).__name__])[0][:200]
+
 
 # %% ../nbs/19b_peers.ipynb #d4236cfb
 PRESTO_BANDS = ("vv", "vh", *PEER_S2, "temperature", "precipitation", "elevation", "slope", "ndvi")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 import numpy as np
 import torch
-from .calibration import Conformal, Interval, block_numbers, fit_temperature, softmax
+from .calibration import Conformal, Interval, fit_temperature, softmax
 from .checks import InputWarning
 from .labels import label_cells
 from .model import OlmoEarth
@@ -22,6 +22,7 @@ from .pretrained import code_version, load, save
 from .samples import InputError, Label, Sample
 from .scenes import embed_scene, embed_windows
 from .settings import pick_device, rng
+from .splits import blocks_of
 
 # %% auto #0
 __all__ = ['Facts', 'Predictor', 'predictor_digest', 'ProbePredictor']
@@ -146,7 +147,7 @@ class ProbePredictor:
         if cells.shape[:2] != known.shape:
             raise InputError(f"labels of {label.values.shape[0]} x {label.values.shape[1]} px make {known.shape} cells, the scene has {cells.shape[:2]}; read them for this scene")
         keep = np.isfinite(cells).all(-1) & (np.isfinite(known) if not label.classes else known >= 0)
-        x, y, blocks = cells[keep].astype(np.float64), known[keep], block_numbers(known.shape, window // patch_size)[keep]
+        x, y, blocks = cells[keep].astype(np.float64), known[keep], blocks_of(known.shape, window // patch_size)[keep]
         kind, sensors = "segmentation" if label.classes else "regression", tuple(embedding.attrs["sensors"].split())
         facts = Facts(kind, _learnable(y, label.classes), patch_size, window, sensors, coverage=coverage, sets=sets)
         if label.classes: y = np.searchsorted(list(facts.classes), y)

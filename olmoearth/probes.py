@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['PIXEL_CHANNELS', 'PIXEL_SCALE', 'cell_labels', 'checkerboard', 'cell_mean', 'pixel_features', 'place_means',
-           'centre_by_position', 'make_probe', 'Score', 'probe_map', 'block_interval', 'score', 'compare', 'table']
+           'centre_by_position', 'make_probe', 'Score', 'probe_map', 'group_interval', 'block_interval', 'score',
+           'compare', 'table']
 
 # %% ../nbs/16_probes.ipynb #00fbfd5f
 def cell_labels(
@@ -156,6 +157,20 @@ def probe_map(
     return out
 
 # %% ../nbs/16_probes.ipynb #44d078b3
+def group_interval(
+    values: np.ndarray,    # (n,) 1 where it is right, or a difference
+    group: np.ndarray,     # (n,) which of them belong together
+    seed: int = 0,         # of the bootstrap
+) -> tuple[float, float]:  # NaN for a single group
+    "95 % interval of the mean, by drawing whole groups."
+    _, group = np.unique(group, return_inverse=True)
+    total, sizes = np.bincount(group, values), np.bincount(group)                   # per group
+    if len(sizes) < 2: return np.nan, np.nan
+    picks = rng(seed, "bootstrap").integers(len(sizes), size=(1000, len(sizes)))
+    low, high = np.percentile(total[picks].sum(1) / sizes[picks].sum(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def block_interval(
     values: np.ndarray,    # (n,) one for each test cell: 1 where it is right, or a difference
     test: np.ndarray,      # (h, w) bool, n times true
@@ -164,12 +179,7 @@ def block_interval(
 ) -> tuple[float, float]:  # NaN for a single block
     "95 % interval of the mean, by drawing whole blocks: cells of a block are not independent."
     row, col = np.argwhere(test).T // block                                         # (n,) each
-    _, group = np.unique(row * 100_000 + col, return_inverse=True)
-    total, sizes = np.bincount(group, values), np.bincount(group)                   # per block
-    if len(sizes) < 2: return np.nan, np.nan
-    picks = rng(seed, "bootstrap").integers(len(sizes), size=(1000, len(sizes)))
-    low, high = np.percentile(total[picks].sum(1) / sizes[picks].sum(1), [2.5, 97.5])
-    return float(low), float(high)
+    return group_interval(values, row * 100_000 + col, seed)
 
 # %% ../nbs/16_probes.ipynb #73c220b2
 def score(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 import numpy as np
 import torch
+from einops import rearrange
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from .probes import cell_labels, make_probe
@@ -26,15 +27,10 @@ class Part(NamedTuple):
     y: np.ndarray   # (n,) int classes | (n, K) bool labels | (n, H, W) int classes, -1: none | (n,) float
 
 
-def _confusion(y: np.ndarray, said: np.ndarray) -> np.ndarray:
-    from sklearn.metrics import confusion_matrix
-    return confusion_matrix(y, said)
-
 def _miou(y: np.ndarray, said: np.ndarray) -> float:
     "Mean over the classes that occur of intersection over union."
-    m = _confusion(y, said)
-    union = m.sum(0) + m.sum(1) - m.diagonal()
-    return float((m.diagonal()[m.sum(1) > 0] / union[m.sum(1) > 0]).mean())
+    from sklearn.metrics import jaccard_score
+    return float(jaccard_score(y, said, average="macro", labels=np.unique(y), zero_division=0))   # type: ignore[arg-type]
 
 def _f1(how: str) -> Callable[[np.ndarray, np.ndarray], float]:
     def f(y: np.ndarray, said: np.ndarray) -> float:
@@ -70,8 +66,7 @@ class _Pixels(nn.Module):
         super().__init__()
         self.p, self.linear = p, nn.Linear(dim, classes * p * p)
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.linear(x).unflatten(-1, (-1, self.p, self.p))                     # (n, h, w, K, p, p)
-        return out.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)              # (n, K, h * p, w * p)
+        return rearrange(self.linear(x), "n h w (k p q) -> n k (h p) (w q)", p=self.p, q=self.p)
 
 def fit_linear(
     train: Part,
@@ -107,8 +102,8 @@ def fit_linear(
     @torch.inference_mode()
     def answer(features: np.ndarray) -> np.ndarray:
         parts = torch.from_numpy(np.ascontiguousarray(features, np.float32)).split(4 * batch_size)
-        return np.concatenate([_answers(layer(v.to(home)).cpu(), kind) for v in parts]) * spread + centre if kind == "regression" else \
-            np.concatenate([_answers(layer(v.to(home)).cpu(), kind) for v in parts])
+        said = np.concatenate([_answers(layer(v.to(home)).cpu(), kind) for v in parts])
+        return said * spread + centre if kind == "regression" else said
     return answer
 
 # %% ../nbs/16c_protocol.ipynb #4c91fa12

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from olmoearth.calibration import (
-    Conformal, Interval, block_numbers, brier, conformal_quantile, covered, fit_temperature, nll, reliability, softmax, split_blocks, strangeness,
+    Conformal, Interval, brier, conformal_quantile, covered, fit_temperature, nll, reliability, softmax, split_blocks, strangeness,
 )
 from olmoearth.checks import InputWarning
 from olmoearth.samples import InputError
 from olmoearth.settings import rng
+from olmoearth.splits import blocks_of
 
 
 def drawn(n, k, seed, factor=1.):
@@ -136,7 +137,7 @@ def test_reliability_adds_up():
 
 
 def test_blocks_never_fall_apart():
-    groups = block_numbers((30, 50), 8)
+    groups = blocks_of((30, 50), 8)
     assert len(np.unique(groups)) == 4 * 7 and (groups[:8, :8] == 0).all() and groups[8, 8] == 8
     for seed in range(10):
         parts = split_blocks(groups, (.5, .25, .25), seed)
