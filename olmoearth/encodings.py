@@ -77,10 +77,16 @@ class Encodings(nn.Module):
         time, place = position_table(layout, batch.patch_size, self.dim // 4, batch.month.device)               # (N, D/4) each
         bandset = torch.cat([self.bandset[k] for k in layout.names])[index.slice_id]                            # (N, D/4)
         if layout.n_times > batch.n_times: raise InputError(f"the layout has {layout.n_times} dates, the batch {batch.n_times} months")
-        month: Tensor = self.month[batch.month]  # type: ignore                                                 # (B, T, D/4)
-        month = month[:, index.time.clamp(min=0)] * (index.time >= 0)[:, None]                                  # (B, N, D/4)
-        expand = lambda v: v.expand(batch.days.shape[0], *v.shape)   # not len(): an export keeps the batch open
-        return torch.cat([expand(bandset), expand(time * self.date), month, expand(place * self.place)], 2)
+        b = batch.days.shape[0]                                      # not len(): an export keeps the batch open
+        months = batch.month[:1] if _all_alike(batch.month) else batch.month                                    # (1 or B, T)
+        month: Tensor = self.month[months]  # type: ignore                                                      # (1 or B, T, D/4)
+        month = month[:, index.time.clamp(min=0)] * (index.time >= 0)[:, None]                                  # (1 or B, N, D/4)
+        expand = lambda v: v.expand(months.shape[0], *v.shape)
+        return torch.cat([expand(bandset), expand(time * self.date), month, expand(place * self.place)], 2).expand(b, -1, -1)
+
+def _all_alike(months: Tensor) -> bool:
+    "Whether the samples (B, T) share their months, so that encodings are made once. Asked on the CPU alone: elsewhere the answer has to be waited for."
+    return months.device.type == "cpu" and not torch.compiler.is_compiling() and bool((months == months[:1]).all())
 
 # %% ../nbs/06a_encodings.ipynb #e585abd6
 def calendar(

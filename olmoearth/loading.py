@@ -220,7 +220,8 @@ def collate(
         for i, s in enumerate(samples):
             if name not in s.arrays: continue
             gone[i] = _five(name, s.mask(name))
-            x[i] = np.where(gone[i], np.float32(.5), _five(name, normalise(name, s.arrays[name])))
+            x[i] = _five(name, normalise(name, s.arrays[name]))
+        np.copyto(x, np.float32(.5), where=gone)
         values[name], missing[name] = torch.from_numpy(x), torch.from_numpy(gone)                    # (B, H, W, T, C)
     times = np.stack([s.times for s in samples])                                                     # (B, T)
     return Batch(values, missing, torch.from_numpy(day_index(times)), torch.from_numpy(month_index(times)), patch_size)

@@ -106,7 +106,8 @@ class Encoder(nn.Module):
         x, rows = gather(x, packing), rows_of(packing, at)
         whole = whole or torch.is_grad_enabled() or x.device.type != "cpu"
         if whole: return self._think(x, rows), rows
-        return torch.cat([self._think(*part) for part in split_rows(x, rows, _CACHE // (4 * self.hidden))]), rows
+        parts = [self._think(*part) for part in split_rows(x, rows, _CACHE // (4 * self.hidden))]
+        return parts[0] if len(parts) == 1 else torch.cat(parts), rows
 
     def _think(self, x: Tensor, rows: Rows) -> Tensor:
         for block in self.blocks: x = block(x, rows)
@@ -365,10 +366,11 @@ def pool_places(
     tokens: Tokens,  # visible tokens of B samples
 ) -> Tensor:         # (B, h, w, D) float32; NaN where a place has no visible token
     "Mean over dates and bandsets of the visible tokens of each place. Tokens off the ground do not count."
-    layout, place = tokens.layout, tokens.layout.index(tokens.x.device).place
-    ground = place >= 0
-    seen = tokens.visible[:, ground].float()                                             # (B, n)
-    total = torch.zeros(len(tokens), layout.n_places, tokens.x.shape[2], device=tokens.x.device)
-    total = total.index_add(1, place[ground], tokens.x[:, ground].float() * seen[..., None])        # (B, P, D)
-    count = torch.zeros(len(tokens), layout.n_places, device=tokens.x.device).index_add(1, place[ground], seen)
-    return torch.where(count[..., None] > 0, total / count[..., None].clamp(min=1), torch.nan).unflatten(1, layout.grid)
+    layout, visible = tokens.layout, tokens.visible
+    total = torch.zeros(len(tokens), layout.n_places, tokens.x.shape[2], device=tokens.x.device)             # (B, P, D)
+    count = torch.zeros(len(tokens), layout.n_places, 1, device=tokens.x.device)
+    for s in layout.slices:
+        if not s.on_grid: continue
+        x, seen = (v[:, s.start:s.stop].unflatten(1, (layout.n_places, s.t)).float() for v in (tokens.x, visible[..., None]))      # (B, P, t, D), (B, P, t, 1)
+        total, count = total + (x * seen).sum(2), count + seen.sum(2)
+    return torch.where(count > 0, total / count.clamp(min=1), torch.nan).unflatten(1, layout.grid)

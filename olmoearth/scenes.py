@@ -9,7 +9,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from .passes import POOLS, Job, embed_windows, window_means
 from .pretrained import code_version
 from .samples import InputError, Sample, centres
 from .settings import pick_device, pick_dtype, require
-from .sources import Source, open_scene
+from .sources import Reader, Source, open_scene
 from .stores import NUMBERS, Spec, Store, is_finished, open_embedding
 from .tokens import Layout
 from .windows import Block, Grid
@@ -214,8 +215,32 @@ def fill_store(
         print(f"{store.out.name}: {plan(todo)}" + (f"; {every - len(todo)} blocks are there already" if len(todo) < every else ""))
     from tqdm.auto import tqdm
     quiet = not progress or bool(os.environ.get("TQDM_DISABLE"))                # in a notebook tqdm does not look
-    for _ in tqdm(_done(job, model, store, todo, client), "blocks", len(todo), disable=quiet): pass
+    with warnings.catch_warnings(), ThreadPoolExecutor(1) as reader:            # what a thread leaves behind among the filters goes away again
+        if client is None: job = _reading_ahead(job, todo, reader)
+        for _ in tqdm(_done(job, model, store, todo, client), "blocks", len(todo), disable=quiet): pass
     return store.finish(job.grid)
+
+class _Ahead:
+    "Reads what comes next while the model works on what came before."
+    def __init__(self, reader: Reader, places: Iterable[tuple[int, int, int, int]], pool: Executor):
+        self.reader, self.places, self.pool = reader, iter(places), pool
+        self._ask()
+
+    def _ask(self) -> None:
+        self.place = next(self.places, None)
+        self.part = self.pool.submit(self.reader, *self.place) if self.place else None
+
+    def __call__(self, *place: int) -> Sample:
+        if self.part is None or place != self.place: return self.reader(*place)
+        part = self.part.result()
+        self._ask()
+        return part
+
+def _reading_ahead(job: Job, todo: list[Block], pool: Executor) -> Job:
+    "The same job, whose blocks are read one ahead."
+    p = job.patch_size
+    places = ((top * p, left * p, rows * p, cols * p) for top, left, rows, cols in map(job.grid.area, todo))
+    return replace(job, source=replace(job.source, reader=_Ahead(job.source.reader, places, pool)))
 
 def _done(job: Job, model: Any, store: Store, todo: list[Block], client: Any) -> Any:
     "Blocks, as they are finished."

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
@@ -57,6 +58,7 @@ def unpack(
     scale: Any = None,          # (...) of "int8"
 ) -> Any:                       # (..., D) float32, NaN where nothing was seen
     "Numbers of the disk turned back."
+    if dtype == "float32": return numbers                        # a store that is not read yet stays unread
     q = numbers.astype(np.float32)
     if dtype.startswith("float"): return q
     if dtype == "int8": return q * (scale if hasattr(scale, "dims") else scale[..., None])
@@ -168,12 +170,11 @@ class Store:
         values: np.ndarray,   # (h, w, D) float32
     ) -> None:
         "Write a block, then note it. Raises InputError where the disk is full."
-        import zarr
         numbers, scale = pack(values, self.spec.dtype)
         try:
-            group = zarr.open_group(self.part / "store", mode="r+")
-            group["embedding"][block.rows, block.cols] = numbers    # type: ignore[index]
-            if scale is not None: group["scale"][block.rows, block.cols] = scale   # type: ignore[index]
+            arrays = _opened(self.part / "store", self.spec.digest)
+            arrays["embedding"][block.rows, block.cols] = numbers
+            if scale is not None: arrays["scale"][block.rows, block.cols] = scale
             (self.part / "done" / f"{block.place[0]}-{block.place[1]}").touch()
         except OSError as err:
             raise InputError(f"{self.part} cannot be written ({err.strerror or err}); make room or choose another place, and call again: "
@@ -194,6 +195,12 @@ class Store:
         whole.replace(self.out)
         shutil.rmtree(self.part)
         return self.out
+
+@lru_cache(maxsize=4)
+def _opened(folder: Path, digest: str) -> dict[str, Any]:
+    "Arrays of a store that is being written, opened once; the digest tells it from another that stood in the same place."
+    import zarr
+    return dict(zarr.open_group(folder, mode="r+").arrays())
 
 def _consolidate(folder: Path) -> None:
     "All metadata in one page: quicker to open, and xarray need not warn."

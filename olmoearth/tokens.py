@@ -355,8 +355,9 @@ class PatchEmbedding(nn.Module):
         s: Slice,            # which bandset
     ) -> Tensor:             # (B, H, W, T, c)
         "The bands of one bandset without gaps, in training without some of its bands."
-        pick = channels(s.modality, s.bandset, self.preset)
-        x = batch.values[s.modality][..., pick].masked_fill(batch.missing[s.modality][..., pick], BAND_MEAN)
+        pick, gaps = channels(s.modality, s.bandset, self.preset), batch.missing[s.modality]
+        x = batch.values[s.modality][..., pick]
+        if gaps.device.type != "cpu" or torch.compiler.is_compiling() or gaps.any(): x = x.masked_fill(gaps[..., pick], BAND_MEAN)    # a look is cheaper than a copy
         if not self.training or not self.band_dropout or s.modality not in self.drops: return x
         if self.generator is None: raise InputError("band dropout needs its own random numbers: call set_generator(model, torch_generator(seed)) before training")
         return drop_bands(x, self.band_dropout, self.generator)

@@ -248,7 +248,9 @@ class DropPath(nn.Module):
         *also: tuple[Tensor, Rows],       # further lists with the same samples, which f reads
     ) -> Tensor:                          # (R, D)
         "x + f(x, rows, *also) for the samples drawn, with f scaled to be right on average. Raises InputError in training where no generator was set."
-        if not self.training or self.rate == 0: return x + f(x, rows, *also)
+        if not self.training or self.rate == 0:
+            y = f(x, rows, *also)
+            return x + y if torch.is_grad_enabled() or y.dtype != x.dtype else y.add_(x)    # what f made is free to be written to
         if self.generator is None:
             raise InputError("drop path needs its own random numbers: call set_generator(model, torch_generator(seed)) before training")
         kept = rand_rows(self.generator, len(rows.counts)) >= self.rate   # (B,)

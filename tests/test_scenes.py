@@ -157,16 +157,25 @@ def test_a_full_disk_is_said_and_finished_blocks_are_kept(scene, model, tmp_path
 
     def fails(self, block, values):
         count[0] += 1
-        if count[0] == 3: monkeypatch.setattr(zarr, "open_group", full)
+        if count[0] == 3: monkeypatch.setattr(zarr.Array, "__setitem__", full)
         write(self, block, values)
 
     def full(*_, **__): raise OSError(28, "No space left on device")
     monkeypatch.setattr(Store, "write", fails)
-    real = zarr.open_group
+    real = zarr.Array.__setitem__
     with pytest.raises(InputError, match="No space left on device.*finished blocks are kept"): embed_scene(scene, model, tmp_path / "e.zarr", block=32, check="off", progress=False)
-    monkeypatch.setattr(zarr, "open_group", real)
+    monkeypatch.setattr(zarr.Array, "__setitem__", real)
     assert len(list((tmp_path / "e.zarr.part/done").iterdir())) == 2
     assert embed_scene(scene, model, tmp_path / "e.zarr", block=32, check="off", progress=False).shape == (25, 25, 128)
+
+
+def test_a_finished_store_is_not_read_to_be_opened_with_or_without_dask(scene, model, tmp_path, monkeypatch):
+    import importlib.util
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "dask" else real(name, *a))
+    lazy = embed_scene(scene, model, tmp_path / "e.zarr", block=32, check="off", progress=False)
+    assert lazy.chunks is None and not lazy.variable._in_memory
+    np.testing.assert_allclose(lazy.values, embed_scene(scene, model, check="off").values, atol=2e-5)
 
 
 @pytest.mark.parametrize("how", [{"cell": 2}, {"pool": "sensors"}, {"pool": "max", "cell": 1}, {"centre": True, "overlap": 8}])
