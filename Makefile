@@ -8,7 +8,7 @@ WORKERS ?= 2
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lab export readme check grids sync clean
+.PHONY: demo test gpu lab export readme docs check grids sync clean
 
 demo: .venv/.demo
 	olmoearth demo --out out
@@ -30,6 +30,14 @@ readme: .venv/.dev
 check: .venv/.dev
 	ruff check olmoearth tests
 	pyright olmoearth
+
+# the site, _docs/html: chapters, tutorials, experiments and reports as linked pages; nothing is run, no network is asked
+docs: .venv/.dev
+	python .ci/docs.py
+
+# every check that needs a GPU, and what of it was not run and why
+gpu: .venv/.dev
+	python -m pytest -m gpu -q -rs --durations=0 || test $$? -eq 5
 
 # the committed experiments: what has not run yet, then their bundles and reports; ONLY="NAME ..." takes some of them, JOBS=4 runs four at a time
 grids: export JOBS := $(or $(JOBS),1)
