@@ -31,7 +31,7 @@ from .tasks import Task, task as find_task
 
 # %% auto #0
 __all__ = ['SCORES', 'WORDS', 'score_of', 'Bands', 'embedder_of', 'slots_of', 'on_slots', 'shifts_to_pretraining', 'shifted',
-           'TaskRun', 'run_task', 'simulated_eurosat']
+           'Split', 'TaskRun', 'run_task', 'simulated_eurosat']
 
 # %% ../nbs/19c_benchmark.ipynb #ca2e59d0
 SCORES: Mapping[str, tuple[str, float]] = {   # metric of the tables -> one of METRICS, and what it is multiplied by
@@ -87,7 +87,8 @@ def embedder_of(
     "An embedder. Raises InputError for an unknown word, a model that is not there, and samples that an embedder cannot be fitted to."
     if isinstance(word, OlmoEarth): return Ours(word, window=window, device=device, check="off")
     if not isinstance(word, (str, Path)):
-        if not callable(getattr(word, "embed", None)): raise InputError(f"{type(word).__name__} is no embedder; give a word ({', '.join(WORDS)}), a model, or what has an embed(samples, patch_size)")
+        if not callable(getattr(word, "embed", None)):
+            raise InputError(f"{type(word).__name__} is no embedder; give a word ({', '.join(WORDS)}), a model, or what has an embed(samples, patch_size)")
         return word
     plain, _, of = str(word).partition(":")
     plain = plain.lower().replace("_", "-").replace(" ", "-")
@@ -163,11 +164,19 @@ def shifted(
     return replace(sample, arrays={k: (v * shifts[k][0] + shifts[k][1]).astype(np.float32) if k in shifts else v for k, v in sample.arrays.items()})
 
 # %% ../nbs/19c_benchmark.ipynb #a3a1ca5c
-class _Split:
-    "The examples of one split as (example, number of its image), as often as they are asked for."
-    def __init__(self, t: Task, folder: str | Path, split: str, most: int | None, seed: int, **reader: Any) -> None:
+class Split:
+    "The examples of one split as (example, number of its image), as often as they are asked for. Raises InputError where there are none."
+    def __init__(
+        self, t: Task,
+        folder: str | Path,          # its data
+        split: str,                  # "train" | "valid" | "test"
+        most: int | None = None,     # samples; None: all
+        seed: int = 0,               # draws them
+        **reader: Any,               # options of `read_task`
+    ) -> None:
         found = read_task(t, folder, split, **reader)
-        self.images, self.cut, self.most, self.name = (found.examples if isinstance(found, Tiles) else found), (found.size, found.keep) if isinstance(found, Tiles) else None, most, split
+        self.images, self.cut = (found.examples, (found.size, found.keep)) if isinstance(found, Tiles) else (found, None)
+        self.most, self.name = most, split
         self.order = np.arange(len(self.images))
         if not len(self.order): raise InputError(f"{t.name}: no {split} samples in {folder}; is everything unpacked?")
         if most: self.order = rng(seed, "most", split).permutation(self.order)
@@ -184,19 +193,23 @@ class _Split:
                 yield Example(self.prepare(replace(part.sample, labels={})), part.target), int(i)
             if not left: return
 
-    def some(self, n: int) -> list[Sample]:
-        "The first few samples."
+    def some(
+        self, n: int,   # how many
+    ) -> list[Sample]:
+        "The first few samples. Raises InputError where no tile counts."
         found = []
         for e, _ in self:
             found.append(e.sample)
             if len(found) == n: break
-        if not found: raise InputError(f"{self.name} has images, but none has a tile that counts ({'with class 1 and without a gap' if self.cut and self.cut[1] == 'water' else 'with a label'})")
+        wanted = "water and no gap" if self.cut and self.cut[1] == "water" else "a label"
+        if not found: raise InputError(f"{self.name} has {len(self.order)} images, but none of their tiles counts: one with {wanted} does")
         return found
 
 # %% ../nbs/19c_benchmark.ipynb #16d2f283
-def _splits(t: Task, folder: str | Path, most: int | None, seed: int, patch_size: int, size: int | None, statistics: str | None, reader: Mapping[str, Any]) -> tuple[dict[str, _Split], str, list[Sample]]:
+def _splits(t: Task, folder: str | Path, most: int | None, seed: int, patch_size: int, size: int | None, statistics: str | None,
+            reader: Mapping[str, Any]) -> tuple[dict[str, Split], str, list[Sample]]:
     "Train, valid and test of a task, cut, dated and scaled alike; whose statistics; the first few samples. Raises InputError."
-    sets = {s: _Split(t, folder, s, most, seed, **reader) for s in SPLITS}
+    sets = {s: Split(t, folder, s, most, seed, **reader) for s in SPLITS}
     few = sets["train"].some(32)
     if t.kind == "segmentation" and (size or sets["train"].cut is None):
         side = size or min(min(s.shape) for s in few) // patch_size * patch_size or patch_size
@@ -210,7 +223,7 @@ def _splits(t: Task, folder: str | Path, most: int | None, seed: int, patch_size
     return sets, statistics, [sets["train"].prepare(s) for s in few]
 
 
-def _embedded(split: _Split, embedder: Embedder, kind: str, patch_size: int, batch: int = 32) -> tuple[Part, np.ndarray]:
+def _embedded(split: Split, embedder: Embedder, kind: str, patch_size: int, batch: int = 32) -> tuple[Part, np.ndarray]:
     "Vectors and answers of a split, and the image of each. Raises InputError for samples that give vectors of different lengths."
     xs, ys, images, waiting = [], [], [], []
     def empty() -> None:
@@ -277,18 +290,20 @@ class TaskRun:
         return part.replace(path)
 
 # %% ../nbs/19c_benchmark.ipynb #083fd3f9
-def _probed(t: Task, sets: Mapping[str, _Split], embedder: Embedder, probe: str, metric: str, patch_size: int, seed: int, device: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def _probed(t: Task, sets: Mapping[str, Split], embedder: Embedder, probe: str, metric: str, patch_size: int, seed: int, device: str | None,
+            options: Mapping[str, Any]) -> dict[str, Any]:
     "Embed the splits and read the vectors."
     parts, images = zip(*(_embedded(sets[s], embedder, t.kind, patch_size) for s in SPLITS))
     _warn_of_unknown(t, parts[0].y, parts[2].y)
     found = run_probe({"mean": parts}, t.kind, probe, metric, seed=seed, device=device, groups=images[2], **options)   # type: ignore[arg-type]
-    return {"value": found.value, "low": found.low, "high": found.high, "valid": found.valid, "n": found.n, "chosen": found.chosen, "truth": parts[2].y, "said": found.said, "images": images[2]}
+    return {**{k: getattr(found, k) for k in ("value", "low", "high", "valid", "n", "chosen", "said")}, "truth": parts[2].y, "images": images[2]}
 
 
 _GOALS = {"accuracy": "accuracy", "micro-F1": "micro_f1", "macro-F1": "macro_f1", "mIoU": "miou", "MAE": "rmse", "RMSE": "rmse"}   # what chooses the epoch
 
 
-def _finetuned(t: Task, sets: Mapping[str, _Split], embedder: Any, metric: str, patch_size: int, seed: int, device: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def _finetuned(t: Task, sets: Mapping[str, Split], embedder: Any, metric: str, patch_size: int, seed: int, device: str | None,
+               options: Mapping[str, Any]) -> dict[str, Any]:
     "Fine-tune on train, choose on valid, score on test."
     if not isinstance(getattr(embedder, "model", None), OlmoEarth):
         raise InputError(f"{embedder.name} cannot be fine-tuned here, only models of this package; use probe='knn' or probe='linear'")
@@ -318,7 +333,7 @@ def _warn_of_unknown(t: Task, train: np.ndarray, test: np.ndarray) -> None:
     if t.kind not in ("classification", "segmentation"): return
     lost = sorted(set(np.unique(test).tolist()) - set(np.unique(train).tolist()) - {-1})
     names = ", ".join(f"{c} ({t.names[c]})" if c < len(t.names) else str(c) for c in lost)
-    if lost: warnings.warn(f"{t.name}: test has class {names}, of which train has nothing to learn from; it counts as missed. Use more of train, or all", InputWarning, stacklevel=4)
+    if lost: warnings.warn(f"{t.name}: test has class {names}, which cannot be learned from train; it counts as missed: use more of train, or all", InputWarning, stacklevel=4)
 
 # %% ../nbs/19c_benchmark.ipynb #26f8ed8a
 def run_task(
@@ -350,8 +365,8 @@ def run_task(
     given = (patch_size, seed, device, options)
     r = _finetuned(t, sets, e, score, *given) if probe == "finetune" else _probed(t, sets, e, probe, score, *given)
     value, low, high, valid = (factor * float(r[k]) for k in ("value", "low", "high", "valid"))
-    return TaskRun(t.name, e.name, value, low, high, t.metric or score, METRICS[score][1], probe, t.table, t.kind, valid, *r["n"], r["chosen"], "+".join(t.sensors), patch_size, statistics,
-                   seed, most, round(time.monotonic() - begun, 1), code_version(), r["truth"], r["said"], r["images"])
+    return TaskRun(t.name, e.name, value, low, high, t.metric or score, METRICS[score][1], probe, t.table, t.kind, valid, *r["n"], r["chosen"], "+".join(t.sensors),
+                   patch_size, statistics, seed, most, round(time.monotonic() - begun, 1), code_version(), r["truth"], r["said"], r["images"])
 
 # %% ../nbs/19c_benchmark.ipynb #777226ef
 _EUROSAT = {40: 0, 10: 1, 30: 2, 20: 5, 50: 7, 80: 9}   # land cover of the simulated Earth -> class of EuroSAT
@@ -362,7 +377,7 @@ _TRUE = "B01 B02 B03 B04 B05 B06 B07 B08 B09 B10 B11 B12 B8A".split()   # what t
 
 def simulated_eurosat(
     folder: str | Path,                              # the data set goes to FOLDER/m-eurosat
-    regions: tuple[int, int, int] = (8, 3, 5),       # of 128 px for train, valid and test, each cut into 16 places of 32 px
+    regions: tuple[int, int, int] = (14, 5, 10),     # of 128 px for train, valid and test, each cut into 64 places of 16 px
     seed: int = 0,                                   # of the world and of the places
 ) -> Path:
     "Write simulated samples in the layout of m-eurosat: places of a region are in one split only. Raises MissingExtra without h5py."
@@ -374,16 +389,16 @@ def simulated_eurosat(
         for r in range(n):
             here: dict[int, int] = {}
             whole = world.window(*(int(v) * 128 for v in draw.integers(0, 3000, 2)), 128, months=7, modalities=("sentinel2_l2a",)).at_times([6])
-            for i in range(16):
-                s = whole.crop(32 * (i // 4), 32 * (i % 4), 32)
+            for i in draw.permutation(64):
+                s = whole.crop(16 * (int(i) // 8), 16 * (int(i) % 8), 16)
                 found, count = np.unique(s.labels["land_cover"].values, return_counts=True)
                 label = _EUROSAT.get(int(found[count.argmax()]))
-                if count.max() < 512 or label is None or here.get(label, 0) == 4: continue            # no class on half of it, or enough of it in this region
+                if count.max() < 160 or label is None or here.get(label, 0) == 5: continue            # no class on most of it, or enough of it from here
                 here[label] = here.get(label, 0) + 1
                 bands = dict(zip(modality("sentinel2_l2a").bands, np.moveaxis(s.arrays["sentinel2_l2a"][:, :, 0], 2, 0)))
                 partition[split].append(f"{split}_{r}_{i}")
                 with h5py.File(home / f"{split}_{r}_{i}.hdf5", "w") as f:
-                    for stored, band in zip(_NAMES, _TRUE): f[stored] = bands.get(band, np.zeros((32, 32))).astype(np.uint16)
+                    for stored, band in zip(_NAMES, _TRUE): f[stored] = bands.get(band, np.zeros((16, 16))).astype(np.uint16)
                     f.attrs["metadata_json"] = json.dumps({"label": label, "bands_order": list(_NAMES)})
     (home / "default_partition.json").write_text(json.dumps(partition))
     return home

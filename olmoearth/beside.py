@@ -5,21 +5,84 @@
 # %% ../nbs/19d_beside.ipynb #f183b4d1
 from __future__ import annotations
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
-from .benchmark import TaskRun, score_of
+from .benchmark import Split, TaskRun, score_of
+from .chips import Example
+from .modalities import modality
 from .protocol import METRICS, _scored
-from .samples import InputError
+from .samples import InputError, Sample
 from .settings import require, rng
-from .tasks import measured, published, task as find_task
+from .tasks import Task, measured, published, task as find_task
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['compare_runs', 'read_rows', 'beside', 'of_task', 'plot_task']
+__all__ = ['plot_examples', 'compare_runs', 'read_rows', 'beside', 'of_task', 'sortable', 'plot_task']
+
+# %% ../nbs/19d_beside.ipynb #51f38207
+_SHOWN = {"sentinel2_l2a": ("B04", "B03", "B02"), "landsat": ("B4", "B3", "B2"), "sentinel1": ("vv", "vh", "vv")}
+
+
+def _view(s: Sample) -> np.ndarray:
+    "(H, W, 3) of the date with the fewest gaps, 0..1."
+    k = next(m for m in _SHOWN if m in s.arrays)
+    i = modality(k).index(_SHOWN[k])
+    v = np.where(s.mask(k), np.nan, s.arrays[k].astype(np.float64))[..., i]                         # (H, W, T, 3)
+    v = v[:, :, np.isfinite(v).mean((0, 1, 3)).argmax()]
+    flat = v.reshape(-1, 3)
+    flat = flat[np.isfinite(flat).all(1)] if np.isfinite(flat).any() else np.zeros((1, 3))
+    low, high = np.percentile(flat, 2, 0), np.percentile(flat, 98, 0)
+    return np.nan_to_num((v - low) / np.maximum(high - low, 1e-6)).clip(0, 1)
+
+
+def _answer(t: Task, target: Any) -> str:
+    "A label in words."
+    name = lambda c: t.names[c] if c < len(t.names) else f"class {c}"
+    if t.kind == "classification": return name(int(target))
+    if t.kind == "multilabel": return f"{int(np.sum(target))} labels"
+    return f"{float(target):g}" if t.kind == "regression" else ""
+
+
+def plot_examples(
+    name: str,                                   # of a task
+    folder: str | Path,                          # its data
+    n: int = 6,                                  # samples of train
+    seed: int = 0,                               # draws them
+    reader: Mapping[str, Any] | None = None,     # options of `read_task`
+) -> Any:                                        # matplotlib figure
+    "Some samples of a task with their labels. Raises InputError as `read_task` does."
+    plt, t = require("matplotlib.pyplot", "maps"), find_task(name)
+    shown = [e for e, _ in Split(t, folder, "train", n, seed, **(reader or {}))]
+    if min(min(e.sample.shape) for e in shown) < 4: return _plot_series(plt, t, shown)
+    dense = np.ndim(shown[0].target) == 2
+    fig, axes = plt.subplots(1 + dense, len(shown), figsize=(1.6 * len(shown), 1.9 * (1 + dense)), dpi=75, squeeze=False)
+    for column, e in zip(axes.T, shown):
+        column[0].imshow(_view(e.sample)); column[0].set_title(_answer(t, e.target), fontsize=8)
+        if dense: column[1].imshow(np.where(e.target < 0, np.nan, e.target), cmap="tab20", vmin=0, vmax=max(t.classes or 1, 2) - 1, interpolation="nearest")
+        for ax in column: ax.axis("off")
+    fig.tight_layout()
+    return fig
+
+
+def _plot_series(plt: Any, t: Task, shown: list[Example]) -> Any:
+    "One line a sample: NDVI where there is Sentinel-2, else VV."
+    fig, ax = plt.subplots(figsize=(6, 2.4), dpi=75)
+    for e in shown:
+        s = e.sample
+        k = next(m for m in _SHOWN if m in s.arrays)
+        a, b = modality(k).index(("B04", "B08") if k == "sentinel2_l2a" else ("B4", "B5") if k == "landsat" else ("vv", "vv"))
+        v = np.where(s.mask(k), np.nan, s.arrays[k].astype(np.float64)).reshape(-1, s.n_times, modality(k).n_bands).mean(0)      # (T, C)
+        y = v[:, a] if k == "sentinel1" else (v[:, b] - v[:, a]) / np.where(v[:, b] + v[:, a] == 0, np.nan, v[:, b] + v[:, a])
+        label = _answer(t, e.target)
+        ax.plot(s.times, y, color=f"C{int(e.target) % 10 if t.kind == 'classification' else 0}", lw=1, label=label if label not in ax.get_legend_handles_labels()[1] else None)
+    ax.set_ylabel("VV, dB" if k == "sentinel1" else "NDVI", fontsize=8); ax.legend(fontsize=7); ax.tick_params(labelsize=7); ax.grid(alpha=.3)
+    fig.tight_layout()
+    return fig
 
 # %% ../nbs/19d_beside.ipynb #e053aa92
 def compare_runs(
@@ -41,7 +104,8 @@ def compare_runs(
         i = np.concatenate([rows[k] for k in draw.integers(len(rows), size=len(rows))])
         gains.append(sign * (_scored(f, a.truth[i], a.said[i]) - _scored(f, b.truth[i], b.said[i])))
     low, high = np.percentile(gains, [2.5, 97.5]) if gains else (np.nan, np.nan)
-    return {"gain": sign * (_scored(f, a.truth, a.said) - _scored(f, b.truth, b.said)), "low": float(low), "high": float(high), "better": float(np.mean(np.array(gains) > 0)) if gains else np.nan}
+    gain = sign * (_scored(f, a.truth, a.said) - _scored(f, b.truth, b.said))
+    return {"gain": gain, "low": float(low), "high": float(high), "better": float(np.mean(np.array(gains) > 0)) if gains else np.nan}
 
 # %% ../nbs/19d_beside.ipynb #64338eb1
 def read_rows(
@@ -78,7 +142,8 @@ def beside(
     mine = [] if rows is None else [r for r in rows.to_dict("records") if find_task(r["task"]).table == table]
     if not mine: return out
     taken = set(out["model"])
-    frame = pd.DataFrame([{"model": _label(r, taken), "task": find_task(r["task"]).name, "value": r["value"], "low": r.get("low", np.nan), "high": r.get("high", np.nan)} for r in mine])
+    known = [{"low": np.nan, "high": np.nan, **{k: r[k] for k in ("value", "low", "high") if k in r}} for r in mine]
+    frame = pd.DataFrame([{**k, "model": _label(r, taken), "task": find_task(r["task"]).name} for k, r in zip(known, mine)])
     groups = frame.astype({"low": float, "high": float}).groupby(["model", "task"], sort=False)
     mean = groups.agg(value=("value", "mean"), low=("low", "mean"), high=("high", "mean"), runs=("value", "size")).reset_index()
     return pd.concat([out, measured(mean, source="measured here").assign(low=mean["low"], high=mean["high"], runs=mean["runs"])], ignore_index=True)
@@ -92,6 +157,28 @@ def of_task(
     t = find_task(name)
     part = figures[(figures["task"] == t.name) & figures["value"].notna()].sort_values("value", ascending=not t.higher_is_better, kind="stable")
     return part[["model", "value", "low", "high", "runs", "origin"]].reset_index(drop=True)
+
+# %% ../nbs/19d_beside.ipynb #8d5b8631
+_SORT = ("var t=this.closest('table'),b=t.tBodies[0],i=this.cellIndex,d=t.dataset.by==i+'d'?1:-1;t.dataset.by=i+(d<0?'d':'u');"
+         "[...b.rows].sort((x,y)=>{var p=x.cells[i].dataset.v,q=y.cells[i].dataset.v;if(p===''||q==='')return (p==='')-(q==='');"
+         "return d*(isNaN(p)||isNaN(q)?p.localeCompare(q):p-q)}).forEach(r=>b.appendChild(r))")
+
+
+def sortable(
+    frame: pd.DataFrame,                    # rows with a name each
+    digits: int = 1,                        # of numbers
+    red: Iterable[str] = (),                # names of rows that were measured
+) -> str:                                   # HTML
+    "A table whose headings sort it."
+    red = set(red)
+    def cell(v: Any) -> str:
+        number = isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
+        if v is None or number and not np.isfinite(v): return "<td data-v=''></td>"
+        return f"<td data-v='{v}'>{v:.{digits}f}</td>" if isinstance(v, (float, np.floating)) else f"<td data-v='{escape(str(v))}'>{escape(str(v))}</td>"
+    head = "".join(f'<th style="cursor:pointer" title="sort" onclick="{_SORT}">{escape(str(c))}</th>' for c in (frame.index.name or "", *frame.columns))
+    body = "".join(f"<tr{' style=color:#c03030' if name in red else ''}><td data-v='{escape(str(name))}'><b>{escape(str(name))}</b></td>{''.join(map(cell, row))}</tr>"
+                   for name, row in zip(frame.index, frame.itertuples(index=False)))
+    return f"<div style='overflow-x:auto;font-size:80%'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 # %% ../nbs/19d_beside.ipynb #2747b738
 def plot_task(
@@ -109,6 +196,7 @@ def plot_task(
         ax.plot(r.value, k, "D" if mine else "o", color="C3" if mine else "#888888", ms=5)
     ax.set_yticks(range(len(part)), part["model"], fontsize=7)
     for tick, origin in zip(ax.get_yticklabels(), part["origin"]): tick.set_color("C3" if origin == "measured" else "#444444")
-    ax.invert_yaxis(); ax.grid(alpha=.3, axis="x"); ax.set_xlabel(f"{t.metric or 'score'}{'' if t.metric == 'L1' else ', %'}{'' if t.higher_is_better else ' (less is better)'}", fontsize=8)
+    ax.invert_yaxis(); ax.grid(alpha=.3, axis="x")
+    ax.set_xlabel(f"{t.metric or 'score'}{', %' if t.higher_is_better else ' (less is better)'}", fontsize=8)
     ax.set_title(f"{t.name}: red measured, grey published", fontsize=9)
     return ax
