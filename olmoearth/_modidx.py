@@ -65,6 +65,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'olmoearth/benchmark.py'),
                                      'olmoearth.benchmark.slots_of': ('benchmark.html#slots_of', 'olmoearth/benchmark.py')},
             'olmoearth.beside': { 'olmoearth.beside._answer': ('beside.html#_answer', 'olmoearth/beside.py'),
+                                  'olmoearth.beside._counts': ('beside.html#_counts', 'olmoearth/beside.py'),
+                                  'olmoearth.beside._from_counts': ('beside.html#_from_counts', 'olmoearth/beside.py'),
                                   'olmoearth.beside._label': ('beside.html#_label', 'olmoearth/beside.py'),
                                   'olmoearth.beside._plot_series': ('beside.html#_plot_series', 'olmoearth/beside.py'),
                                   'olmoearth.beside._view': ('beside.html#_view', 'olmoearth/beside.py'),
