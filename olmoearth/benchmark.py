@@ -7,15 +7,17 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 import numpy as np
 from .checks import InputWarning
-from .chips import SPLITS, Example, Examples, Tiles
+from .chips import SPLITS, Example, Tiles
 from .embedders import CellEmbedder, Embedder, Ours, PatchPCA, Pixels, RandomConv
 from .finetune import finetune
+from .geobench import _GB_S2, _GB_TRUE
 from .loading import normalise, pad_times
 from .modalities import modality
 from .model import OlmoEarth
@@ -83,8 +85,8 @@ def embedder_of(
     window: int = 128,                 # pixels along a window, at most, of our models
     seed: int = 0,                     # of random weights and filters
     device: str | None = None,         # None: as in the settings
-) -> Embedder:
-    "An embedder. Raises InputError for an unknown word, a model that is not there, and samples that an embedder cannot be fitted to."
+) -> Any:                              # an `Embedder`
+    "What turns samples into vectors. Raises InputError for an unknown word, a model that is not there, and samples that an embedder cannot be fitted to."
     if isinstance(word, OlmoEarth): return Ours(word, window=window, device=device, check="off")
     if not isinstance(word, (str, Path)):
         if not callable(getattr(word, "embed", None)):
@@ -181,7 +183,7 @@ class Split:
         if not len(self.order): raise InputError(f"{t.name}: no {split} samples in {folder}; is everything unpacked?")
         if most: self.order = rng(seed, "most", split).permutation(self.order)
         self.each = max(1, -(-most // len(self.order))) if most else 10 ** 9                          # tiles of an image
-        self.prepare = lambda s: s
+        self.prepare: Callable[[Sample], Sample] = lambda s: s
 
     def __iter__(self) -> Iterator[tuple[Example, int]]:
         left = self.most or 10 ** 9
@@ -197,10 +199,7 @@ class Split:
         self, n: int,   # how many
     ) -> list[Sample]:
         "The first few samples. Raises InputError where no tile counts."
-        found = []
-        for e, _ in self:
-            found.append(e.sample)
-            if len(found) == n: break
+        found = [e.sample for e, _ in islice(self, n)]
         wanted = "water and no gap" if self.cut and self.cut[1] == "water" else "a label"
         if not found: raise InputError(f"{self.name} has {len(self.order)} images, but none of their tiles counts: one with {wanted} does")
         return found
@@ -308,7 +307,7 @@ def _finetuned(t: Task, sets: Mapping[str, Split], embedder: Any, metric: str, p
     if not isinstance(getattr(embedder, "model", None), OlmoEarth):
         raise InputError(f"{embedder.name} cannot be fine-tuned here, only models of this package; use probe='knn' or probe='linear'")
     held = {s: list(sets[s]) for s in SPLITS}
-    pairs = {s: [(e.sample, e.target) for e, _ in v] for s, v in held.items()}
+    pairs: dict[str, list[tuple[Sample, Any]]] = {s: [(e.sample, e.target) for e, _ in v] for s, v in held.items()}
     p = min(patch_size, *pairs["train"][0][0].shape)
     classes = None if t.kind == "regression" else {i: t.names[i] if i < len(t.names) else str(i) for i in range(t.classes or 0)}
     alone = ()
@@ -365,14 +364,12 @@ def run_task(
     given = (patch_size, seed, device, options)
     r = _finetuned(t, sets, e, score, *given) if probe == "finetune" else _probed(t, sets, e, probe, score, *given)
     value, low, high, valid = (factor * float(r[k]) for k in ("value", "low", "high", "valid"))
-    return TaskRun(t.name, e.name, value, low, high, t.metric or score, METRICS[score][1], probe, t.table, t.kind, valid, *r["n"], r["chosen"], "+".join(t.sensors),
+    train, valid_n, test = r["n"]
+    return TaskRun(t.name, e.name, value, low, high, t.metric or score, METRICS[score][1], probe, t.table, t.kind, valid, train, valid_n, test, r["chosen"], "+".join(t.sensors),
                    patch_size, statistics, seed, most, round(time.monotonic() - begun, 1), code_version(), r["truth"], r["said"], r["images"])
 
 # %% ../nbs/19c_benchmark.ipynb #777226ef
 _EUROSAT = {40: 0, 10: 1, 30: 2, 20: 5, 50: 7, 80: 9}   # land cover of the simulated Earth -> class of EuroSAT
-_NAMES = ("01 - Coastal aerosol", "02 - Blue", "03 - Green", "04 - Red", "05 - Vegetation Red Edge", "06 - Vegetation Red Edge", "07 - Vegetation Red Edge", "08 - NIR",
-          "08A - Vegetation Red Edge", "09 - Water vapour", "10 - SWIR - Cirrus", "11 - SWIR", "12 - SWIR")
-_TRUE = "B01 B02 B03 B04 B05 B06 B07 B08 B09 B10 B11 B12 B8A".split()   # what the names really hold
 
 
 def simulated_eurosat(
@@ -388,7 +385,8 @@ def simulated_eurosat(
         partition[split] = []
         for r in range(n):
             here: dict[int, int] = {}
-            whole = world.window(*(int(v) * 128 for v in draw.integers(0, 3000, 2)), 128, months=7, modalities=("sentinel2_l2a",)).at_times([6])
+            row, col = (int(v) * 128 for v in draw.integers(0, 3000, 2))
+            whole = world.window(row, col, 128, months=7, modalities=("sentinel2_l2a",)).at_times([6])
             for i in draw.permutation(64):
                 s = whole.crop(16 * (int(i) // 8), 16 * (int(i) % 8), 16)
                 found, count = np.unique(s.labels["land_cover"].values, return_counts=True)
@@ -398,7 +396,7 @@ def simulated_eurosat(
                 bands = dict(zip(modality("sentinel2_l2a").bands, np.moveaxis(s.arrays["sentinel2_l2a"][:, :, 0], 2, 0)))
                 partition[split].append(f"{split}_{r}_{i}")
                 with h5py.File(home / f"{split}_{r}_{i}.hdf5", "w") as f:
-                    for stored, band in zip(_NAMES, _TRUE): f[stored] = bands.get(band, np.zeros((16, 16))).astype(np.uint16)
-                    f.attrs["metadata_json"] = json.dumps({"label": label, "bands_order": list(_NAMES)})
+                    for stored, band in zip(_GB_S2, _GB_TRUE["m-eurosat"]): f[stored] = bands.get(band, np.zeros((16, 16))).astype(np.uint16)
+                    f.attrs["metadata_json"] = json.dumps({"label": label, "bands_order": list(_GB_S2)})
     (home / "default_partition.json").write_text(json.dumps(partition))
     return home

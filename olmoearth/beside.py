@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
 from .benchmark import SCORES, Split, TaskRun
-from .chips import Example
 from .modalities import modality
 from .protocol import METRICS, _scored
 from .samples import InputError, Sample
@@ -57,7 +56,7 @@ def plot_examples(
 ) -> Any:                                        # matplotlib figure
     "Some samples of a task with their labels. Raises InputError as `read_task` does."
     plt, t = require("matplotlib.pyplot", "maps"), find_task(name)
-    shown = [e for e, _ in Split(t, folder, "train", n, seed, **(reader or {}))]
+    shown: list[Any] = [e for e, _ in Split(t, folder, "train", n, seed, **(reader or {}))]
     if min(min(e.sample.shape) for e in shown) < 4: return _plot_series(plt, t, shown)
     dense = np.ndim(shown[0].target) == 2
     fig, axes = plt.subplots(1 + dense, len(shown), figsize=(1.6 * len(shown), 1.9 * (1 + dense)), dpi=75, squeeze=False)
@@ -69,7 +68,7 @@ def plot_examples(
     return fig
 
 
-def _plot_series(plt: Any, t: Task, shown: list[Example]) -> Any:
+def _plot_series(plt: Any, t: Task, shown: list[Any]) -> Any:
     "One line a sample: NDVI where there is Sentinel-2, else VV."
     fig, ax = plt.subplots(figsize=(6, 2.4), dpi=75)
     for e in shown:
@@ -178,8 +177,8 @@ def of_task(
 ) -> pd.DataFrame:           # model, value, low, high, origin; best first
     "The rows of one task, sorted by its metric."
     t = find_task(name)
-    part = figures[(figures["task"] == t.name) & figures["value"].notna()].sort_values("value", ascending=not t.higher_is_better, kind="stable")
-    return part[["model", "value", "low", "high", "runs", "origin"]].reset_index(drop=True)
+    part: Any = figures[(figures["task"] == t.name) & figures["value"].notna()]
+    return part.sort_values("value", ascending=not t.higher_is_better, kind="stable")[["model", "value", "low", "high", "runs", "origin"]].reset_index(drop=True)
 
 # %% ../nbs/19d_beside.ipynb #8d5b8631
 _SORT = ("var t=this.closest('table'),b=t.tBodies[0],i=event.target.cellIndex,d=t.dataset.by==i+'d'?1:-1;t.dataset.by=i+(d<0?'d':'u');"
@@ -201,7 +200,8 @@ def sortable(
     head = "".join(f"<th>{escape(str(c))}</th>" for c in (frame.index.name or "", *frame.columns))
     body = "".join(f"<tr{' style=color:#c03030' if name in red else ''}><td data-v='{escape(str(name))}'><b>{escape(str(name))}</b></td>{''.join(map(cell, row))}</tr>"
                    for name, row in zip(frame.index, frame.itertuples(index=False)))
-    return f"<div style='overflow-x:auto;font-size:80%'><table><thead style='cursor:pointer' title='sort' onclick=\"{_SORT}\"><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    top = f"<thead style='cursor:pointer' title='sort' onclick=\"{_SORT}\"><tr>{head}</tr></thead>"
+    return f"<div style='overflow-x:auto;font-size:80%'><table>{top}<tbody>{body}</tbody></table></div>"
 
 # %% ../nbs/19d_beside.ipynb #2747b738
 def plot_task(
@@ -213,6 +213,7 @@ def plot_task(
     plt, t, part = require("matplotlib.pyplot", "maps"), find_task(name), of_task(figures, name)
     if part.empty: raise InputError(f"{t.name} has no figure, published or measured")
     if ax is None: ax = plt.subplots(figsize=(5, .9 + .19 * len(part)), dpi=75)[1]
+    r: Any
     for k, r in enumerate(part.itertuples()):
         mine = r.origin == "measured"
         if mine and np.isfinite(r.low): ax.plot([r.low, r.high], [k, k], color="C3", lw=2)

@@ -5,7 +5,7 @@
 # %% ../nbs/33c_commands.ipynb #5be219e1
 from __future__ import annotations
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 import typer
 from .embed import app, told
 from .experiments import ParameterError
@@ -138,5 +138,6 @@ def benchmark_command(
         run = run_notebook(find_experiment("benchmark"), folder, given, name=f"{about.name}-seed-{seed}", progress=True)
         from olmoearth.beside import beside, of_task, read_rows
         shown = of_task(beside(read_rows(folder), about.table), about.name)
+        r: Any
         for i, r in enumerate(shown.itertuples(), 1): print(f"{i:3}  {r.value:6.1f}  {r.model}" + (f"  <- measured, {r.low:.1f} to {r.high:.1f}" if r.origin == "measured" else ""))
         print(f"{run.page} in {run.seconds:.0f} s; olmoearth run published -p rows={folder} sets it beside all tables")

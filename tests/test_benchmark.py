@@ -43,9 +43,11 @@ def of_geobench(t, folder):
         partition[split] = [f"{split}{i}" for i in range(n)]
         for i, name in enumerate(partition[split]):
             draw = rng(0, t.name, name)
-            noise = {k: np.clip(v / (20 if "landsat" in t.sensors else 1) + 40 * (i % 2) + draw.normal(0, 5, (8, 8)), 1, 255 if "landsat" in t.sensors else 9999) for k, v in numbered(names, 8).items()}
+            small = "landsat" in t.sensors                                             # display values
+            noise = {k: np.clip(v / (20 if small else 1) + 40 * (i % 2) + draw.normal(0, 5, (8, 8)), 1, 255 if small else 9999) for k, v in numbered(names, 8).items()}
             label = {"classification": i % 2, "multilabel": (draw.random(t.classes or 1) < .5).astype(int)}.get(t.kind)
-            geobench(home, {k: v.astype(np.uint8 if "landsat" in t.sensors else np.int16) for k, v in noise.items()}, label, halves(8) if t.kind == "segmentation" else None, name=name)
+            bands = {k: v.astype(np.uint8 if small else np.int16) for k, v in noise.items()}
+            geobench(home, bands, label, halves(8) if t.kind == "segmentation" else None, name=name)
     (home / "default_partition.json").write_text(json.dumps(partition))
 
 
@@ -248,12 +250,19 @@ def test_most_is_drawn_at_random_and_the_same_for_all(data):
 
 def test_faults_are_one_line(data, tmp_path):
     t, folder = task("m-so2sat"), data(task("m-so2sat"))
-    for call, says in ((lambda: run_task("m-so2sta", folder), "near: m-so2sat"), (lambda: run_task(t, tmp_path), "holds no default_partition.json"),
-                       (lambda: run_task(t, folder, "no-model"), "no model 'no-model'.*Words that are understood besides: pixels"), (lambda: run_task(t, folder, most=1), "give 2 or more"),
-                       (lambda: run_task(t, folder, probe="ridge"), "probe='ridge' does not do classification"), (lambda: run_task(t, folder, metric="mIoU"), "published as accuracy"),
-                       (lambda: run_task(t, folder, statistics="mine"), "use 'pretraining' or 'data set'"), (lambda: run_task(t, folder, "pixels", "finetune"), "only models of this package"),
-                       (lambda: run_task("m-forestnet", data(task("m-forestnet")), "galileo-random"), "gives landsat; .* reads sentinel2_l2a, sentinel1|there is no folder of this peer"),
-                       (lambda: score_of(task("Solar-S2-ft"), "best"), "metric='best'")):
+    forest = data(task("m-forestnet"))
+    for call, says in (
+        (lambda: run_task("m-so2sta", folder), "near: m-so2sat"),
+        (lambda: run_task(t, tmp_path), "holds no default_partition.json"),
+        (lambda: run_task(t, folder, "no-model"), "no model 'no-model'.*Words that are understood besides: pixels"),
+        (lambda: run_task(t, folder, most=1), "give 2 or more"),
+        (lambda: run_task(t, folder, probe="ridge"), "probe='ridge' does not do classification"),
+        (lambda: run_task(t, folder, metric="mIoU"), "published as accuracy"),
+        (lambda: run_task(t, folder, statistics="mine"), "use 'pretraining' or 'data set'"),
+        (lambda: run_task(t, folder, "pixels", "finetune"), "only models of this package"),
+        (lambda: run_task("m-forestnet", forest, "galileo-random"), "gives landsat; .* reads sentinel2_l2a, sentinel1|there is no folder of this peer"),
+        (lambda: score_of(task("Solar-S2-ft"), "best"), "metric='best'"),
+    ):
         with pytest.raises(InputError, match=says): call()
 
 
