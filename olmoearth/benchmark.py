@@ -98,9 +98,8 @@ def embedder_of(
     if plain in ("random-conv", "pca") and not samples: raise InputError(f"{plain} is made for given samples; pass some of train")
     if plain == "random-conv": return RandomConv(dates=samples[0].n_times, seed=seed)
     if plain == "pca":
-        side = min(samples[0].shape)
         cells = sum((s.height // patch_size) * (s.width // patch_size) for s in samples)
-        return PatchPCA(samples, min(patch_size, side), min(32, cells, patch_size ** 2 * 13), seed=seed)
+        return PatchPCA(samples, min(patch_size, *samples[0].shape), min(32, cells, patch_size ** 2 * 13), seed=seed)
     if plain == "random-weights":
         model = OlmoEarth(replace(load(of or "sim-nano").config, init="released"), seed)
         return Ours(model, window=window, device=device, check="off", name="random weights" + (f" of {of}" if of else ""))
@@ -188,8 +187,8 @@ class Split:
     def __iter__(self) -> Iterator[tuple[Example, int]]:
         left = self.most or 10 ** 9
         for i in self.order:
-            e: Example = self.images[int(i)]
-            for k, part in enumerate(Tiles([e], *self.cut) if self.cut else [e]):
+            image = [self.images[int(i)]]
+            for k, part in enumerate(Tiles(image, *self.cut) if self.cut else image):
                 if k >= self.each or not left: break
                 left -= 1
                 yield Example(self.prepare(replace(part.sample, labels={})), part.target), int(i)
@@ -281,8 +280,7 @@ class TaskRun:
         self, folder: str | Path,   # made when it is not there
     ) -> Path:                      # TASK_MODEL_PROBE_SEED.row.json
         "Write the row; one of the same task, model, probe and seed is replaced."
-        name = "_".join(str(v) for v in (self.task, self.model, self.probe, self.seed)).replace(" ", "-").replace("/", "-")
-        path = Path(folder) / f"{name}.row.json"
+        path = Path(folder) / ("_".join(str(v) for v in (self.task, self.model, self.probe, self.seed)).replace(" ", "-").replace("/", "-") + ".row.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         part.write_text(json.dumps({k: None if isinstance(v, float) and v != v else v for k, v in self.row.items()}, indent=1) + "\n")
@@ -322,9 +320,9 @@ def _finetuned(t: Task, sets: Mapping[str, Split], embedder: Any, metric: str, p
     said = scores[..., 0] if t.kind == "regression" else scores > 0 if t.kind == "multilabel" else codes[np.nan_to_num(scores).argmax(-1)]
     y, images, f = np.stack([np.asarray(v) for _, v in pairs["test"]]), np.array([i for _, i in held["test"]]), METRICS[metric][0]
     low, high = _interval(f, y, said, seed, images)
-    facts, n = tuned.facts, tuple(len(held[s]) for s in SPLITS)
-    chosen = {"schedule": facts["schedule"], "rate": facts["lr"], "epoch": facts["epoch"]}
-    return {"value": _scored(f, y, said), "low": low, "high": high, "valid": facts["score"], "n": n, "chosen": chosen, "truth": y, "said": said, "images": images}
+    facts = tuned.facts
+    return {"value": _scored(f, y, said), "low": low, "high": high, "valid": facts["score"], "n": tuple(len(held[s]) for s in SPLITS), "truth": y, "said": said, "images": images,
+            "chosen": {"schedule": facts["schedule"], "rate": facts["lr"], "epoch": facts["epoch"]}}
 
 
 def _warn_of_unknown(t: Task, train: np.ndarray, test: np.ndarray) -> None:
