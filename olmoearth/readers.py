@@ -68,7 +68,7 @@ def read_breizhcrops(
 # %% ../nbs/18c_readers.ipynb #40672d00
 HARVEST_BANDS = "VV VH B2 B3 B4 B5 B6 B7 B8 B8A B9 B11 B12 temperature_2m total_precipitation elevation slope NDVI".split()
 _COUNTRIES = {   # name -> box (west, south, east, north), identifier of its test set
-    "Togo": ((-0.2, 6.0, 1.9, 11.2), "togo-eval"), "China": ((73.4, 18.1, 134.9, 53.6), "china-crop")}
+    "Togo": ((-0.0902, 6.0894, 1.778, 11.1157), "togo-eval"), "China": ((73.6073, 20.2637, 134.7524, 53.5557), "china-crop")}
 _HARVEST = {"sentinel2_l2a": slice(2, 13), "sentinel1": slice(0, 2)}
 
 
