@@ -25,8 +25,8 @@ from .tokens import Layout, Role, Slice, channels, token_missing
 
 # %% auto #0
 __all__ = ['LARGEST', 'CANVAS', 'GAP', 'COVERS', 'LEGEND', 'MaskSettings', 'Option', 'options_of', 'open_sample', 'Cut',
-           'paint_bands', 'draw_roles', 'Mask', 'MaskRoom', 'spread', 'paint_states', 'panel', 'title', 'ground',
-           'panel_of_values', 'panel_of_classes']
+           'paint_bands', 'draw_roles', 'Mask', 'MaskRoom', 'spread', 'paint_states', 'paint_mask', 'image_title',
+           'words', 'ground_of', 'paint_values', 'paint_classes']
 
 # %% ../nbs/21_mask_core.ipynb #1c15e681
 @dataclass(frozen=True)
@@ -285,20 +285,37 @@ def paint_states(
     return out
 
 # %% ../nbs/21_mask_core.ipynb #e6640305
-def panel(
+def paint_mask(
     mask: Mask,                                           # any
     name: str, bandset: int = 0, time: int = 0,           # which image
 ) -> Panel:
     "A mask over its image, on its place."
     cut, s = mask.cut, mask.cut.slice(name, bandset)
     image = paint_states(cut.image(name, bandset, time), mask.states(name, bandset, time))
-    return Panel(image, title(mask, s, time), dict(LEGEND), *ground(cut, image.shape))
+    return Panel(image, image_title(mask, s, time), dict(LEGEND), *ground_of(cut, image.shape))
 
-def title(mask: Mask, s: Slice, time: int) -> str:
+def image_title(mask: Mask, s: Slice, time: int) -> str:
     "Name and date of an image."
     return slice_title(s, mask.cut.layout.preset) + (f", {mask.cut.sample.times[time]}" if s.has_time else "")
 
-def ground(
+def words(
+    mask: Mask,                                   # any
+    name: str, bandset: int, time: int,           # which image
+    row: int, col: int,                           # of a token
+) -> str:
+    "What a token is for, and, where it is hidden, what else is visible at its place."
+    layout, s = mask.cut.layout, mask.cut.slice(name, bandset)
+    state = int(mask.states(name, bandset, time)[row, col])
+    told = f"{image_title(mask, s, time)}, token {row}, {col}: {COVERS[Role(state)][0]}"
+    if not s.on_grid or state not in (Role.DECODE, Role.TARGET): return told
+    index, seen = layout.index(), (mask.role[0] == Role.ENCODE)
+    here = seen & (index.place == row * s.w + col)
+    dates = sorted({int(t) for t in index.time[here & (index.slice_id == layout.slices.index(s))]})
+    others = list(dict.fromkeys(slice_title(layout.slices[int(i)], layout.preset) for i in index.slice_id[here] if layout.slices[int(i)] != s))
+    found = [f"at {len(dates)} other date{'s' * (len(dates) > 1)}"] * bool(dates) + [f"by {', '.join(others)}"] * bool(others)
+    return f"{told}; its place is seen {' and '.join(found)}" if found else f"{told}; nothing is visible at its place"
+
+def ground_of(
     cut: Cut,               # whose place
     shape: Sequence[int],   # (H, W, ...) of a picture of it
 ) -> tuple[str | None, tuple[float, ...] | None]:   # crs and transform of the picture's pixels; None where unknown
@@ -310,13 +327,14 @@ def ground(
     return crs, (a * along, b * down, c, d * along, e * down, f)
 
 # %% ../nbs/21_mask_core.ipynb #635b9fab
-def panel_of_values(
+def paint_values(
     mask: Mask,                                  # any
     values: np.ndarray,                          # (N,) a number per token, NaN: none
     name: str, bandset: int = 0, time: int = 0,  # which image
     lo: float = 0., hi: float = 1.,              # ends of the colours
     cmap: str = "cividis",                       # reads the same for colour-blind people
-    what: str = "",                              # the values, for the title and the legend
+    what: str = "",                              # for the title
+    unit: str = "",                              # for the legend
 ) -> Panel:
     "Numbers of tokens over their image. The legend names three colours."
     from matplotlib import colormaps
@@ -325,23 +343,25 @@ def panel_of_values(
     own = values[s.start:s.stop].reshape(s.h, s.w, s.t)[:, :, time if s.has_time else 0]   # (h, w)
     colours = (255 * table(np.clip((np.nan_to_num(own) - lo) / (hi - lo), 0, 1))[..., :3]).round().astype(np.uint8)
     steps = [lo, (lo + hi) / 2, hi]
-    legend = {f"{what} {v:.2g}".strip(): to_hex(table((v - lo) / (hi - lo))) for v in steps}
+    legend = {f"{v:.2f} {unit}".strip(): to_hex(table((v - lo) / (hi - lo))) for v in steps}
     return _over_grey(mask, s, time, colours, np.isfinite(own), what, legend)
 
-def panel_of_classes(
+def paint_classes(
     mask: Mask,                                  # any
     values: np.ndarray,                          # (N,) whole number per token, -1: none
     names: Mapping[int, str],                    # value -> name
     name: str, bandset: int = 0, time: int = 0,  # which image
     what: str = "",                              # for the title
+    colours: Mapping[int, str] | None = None,    # value -> "#rrggbb"; absent: of a list that colour-blind people can tell apart
 ) -> Panel:
     "Names of tokens over their image."
     s = mask.cut.slice(name, bandset)
     own = values[s.start:s.stop].reshape(s.h, s.w, s.t)[:, :, time if s.has_time else 0]   # (h, w)
-    chosen = dict(zip(names, ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"), strict=False))   # Okabe and Ito's colours
-    colours = np.zeros((*own.shape, 3), np.uint8)
-    for k, colour in chosen.items(): colours[own == k] = list(bytes.fromhex(colour[1:]))
-    return _over_grey(mask, s, time, colours, own >= 0, what, {names[k]: c for k, c in chosen.items()})
+    usual = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")   # Okabe and Ito's colours
+    chosen = dict(zip(names, usual, strict=False)) | dict(colours or {})
+    image = np.zeros((*own.shape, 3), np.uint8)
+    for k, colour in chosen.items(): image[own == k] = list(bytes.fromhex(colour[1:]))
+    return _over_grey(mask, s, time, image, own >= 0, what, {names[k]: c for k, c in chosen.items()})
 
 def _over_grey(mask: Mask, s: Slice, time: int, colours: np.ndarray, some: np.ndarray, what: str, legend: dict[str, str]) -> Panel:
     "Colours (h, w, 3) of some tokens (h, w), the image in pale grey elsewhere."
@@ -350,4 +370,4 @@ def _over_grey(mask: Mask, s: Slice, time: int, colours: np.ndarray, some: np.nd
     out[..., :3] = (170 + plain.mean(-1) / 3)[..., None]
     wide = spread(some, plain.shape)
     out[wide, :3] = spread(colours, plain.shape)[wide]
-    return Panel(out, ", ".join(filter(None, (what, title(mask, s, time)))), legend, *ground(mask.cut, plain.shape))
+    return Panel(out, ": ".join(filter(None, (what, image_title(mask, s, time)))), legend, *ground_of(mask.cut, plain.shape))

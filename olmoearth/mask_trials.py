@@ -5,7 +5,6 @@
 # %% ../nbs/21a_mask_trials.ipynb #202f0fd8
 from __future__ import annotations
 import ast
-import builtins
 import inspect
 import json
 import textwrap
@@ -27,7 +26,8 @@ from .samples import InputError
 from .tokens import Role
 
 # %% auto #0
-__all__ = ['Judge', 'token_loss', 'lean_on', 'most_needed', 'lean_table', 'source_of', 'Experiment', 'experiment_of']
+__all__ = ['Judge', 'token_loss', 'loss_range', 'lean_on', 'most_needed', 'lean_table', 'source_of', 'Experiment',
+           'experiment_of']
 
 # %% ../nbs/21a_mask_trials.ipynb #175638c1
 @dataclass
@@ -37,6 +37,7 @@ class Judge:
     target: Callable[..., Tensor]   # (batch, layout) -> (B, N, D)
     tau: float = 0.1                # temperature of the loss
     scope: str = "modality"         # who competes, see `groups`
+    drop_same: tuple[str, ...] = MAPS   # modalities whose same-target negatives are dropped
 
     @staticmethod
     def of(
@@ -81,9 +82,19 @@ def token_loss(
     try: answers = model(batch, role[None]).answers
     finally: model.train(was)
     target = judge.target.to(model.device) if isinstance(judge.target, torch.nn.Module) else judge.target
-    got = score_tokens(answers, target(batch, layout), role == Role.DECODE, layout, judge.tau, judge.scope, ())
+    got = score_tokens(answers, target(batch, layout), role == Role.DECODE, layout, judge.tau, judge.scope, judge.drop_same)
     share = got.loss / got.choices.float().log()
     return share.masked_fill(~got.counted | (got.choices < 2), torch.nan)[0].cpu().numpy()
+
+# %% ../nbs/21a_mask_trials.ipynb #2f3602c0
+def loss_range(
+    loss: np.ndarray,              # (N,) share of chance, NaN: none
+) -> tuple[float, float]:          # ends of a colour map, in steps of 0.05
+    "Where most of the losses lie; the same for all images of a mask."
+    some = loss[np.isfinite(loss)]
+    if not len(some): return 0., 1.
+    low, high = (float(v) for v in np.percentile(some, [5, 95]))
+    return np.floor(20 * low) / 20, np.floor(20 * high + 1) / 20
 
 # %% ../nbs/21a_mask_trials.ipynb #7730d037
 def lean_on(
@@ -146,7 +157,7 @@ def _collect(f: Any, imports: dict[str, str], parts: list[str], seen: set[Any]) 
     except (OSError, TypeError): raise InputError(f"the source of {f.__name__} is not known; type it into a cell or a file, not into exec(...)") from None
     names = sorted({n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)})
     for name in names:
-        if name not in f.__globals__ or (hasattr(builtins, name) and name not in f.__globals__) or f.__globals__[name] is f: continue
+        if name not in f.__globals__ or f.__globals__[name] is f: continue                  # of its own, or Python's
         value = f.__globals__[name]
         home, own = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
         if isinstance(value, ModuleType): imports[name] = f"import {value.__name__} as {name}"
