@@ -239,7 +239,7 @@ class MaskRoom:
         times: int = 0,          # dates; 0: all
     ) -> Cut:
         "The sample at a patch size and number of dates; the last four are kept."
-        key = (patch_size, 0 if times >= self.sample.n_times else times)
+        key = (patch_size, 0 if times == self.sample.n_times else times)
         if key not in self._cuts:
             self._cuts[key] = Cut(self.sample, *key, self.preset)
             if len(self._cuts) > 4: del self._cuts[next(iter(self._cuts))]
