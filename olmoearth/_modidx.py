@@ -769,6 +769,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'olmoearth.mask_lab.MaskLab.__init__': ('mask_lab.html#masklab.__init__', 'olmoearth/mask_lab.py'),
                                     'olmoearth.mask_lab.MaskLab._ask': ('mask_lab.html#masklab._ask', 'olmoearth/mask_lab.py'),
                                     'olmoearth.mask_lab.MaskLab._clicked': ('mask_lab.html#masklab._clicked', 'olmoearth/mask_lab.py'),
+                                    'olmoearth.mask_lab.MaskLab._draw': ('mask_lab.html#masklab._draw', 'olmoearth/mask_lab.py'),
                                     'olmoearth.mask_lab.MaskLab._open': ('mask_lab.html#masklab._open', 'olmoearth/mask_lab.py'),
                                     'olmoearth.mask_lab.MaskLab._set': ('mask_lab.html#masklab._set', 'olmoearth/mask_lab.py'),
                                     'olmoearth.mask_lab.MaskLab._words': ('mask_lab.html#masklab._words', 'olmoearth/mask_lab.py'),

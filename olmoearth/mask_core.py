@@ -9,6 +9,7 @@ import traceback
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 import numpy as np
 import torch
@@ -200,11 +201,13 @@ class Mask:
         s = self.cut.slice(name, bandset)
         return self.role[0, s.start:s.stop].numpy().reshape(s.h, s.w, s.t)[:, :, time if s.has_time else 0]
 
+    @cached_property
     def counts(self) -> list[dict[str, str | float]]:
         "Tokens of each modality by what they are for, and a last row with their sum."
         rows = count_roles(self.role, self.cut.layout)
         return [*rows, {"modality": "all", **{k: sum(r[k] for r in rows) for k in rows[0] if k != "modality"}}]   # type: ignore[misc]
 
+    @cached_property
     def copyable(self) -> dict[str, float]:
         "Share of the hidden tokens on the ground that have each kind of visible neighbour, see `copyable` of chapter 06b; NaN where nothing on the ground is hidden."
         hidden = int(((self.role == Role.DECODE) & (self.cut.layout.index().place >= 0)).sum())

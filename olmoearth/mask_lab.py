@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import numpy as np
-from .canvas import Latest
+from .canvas import Canvas
 from .desk import Desk, DeviceChooser, fit_memory
 from .layers import PanelLayer
 from .mask_core import Mask, MaskRoom, MaskSettings, options_of, paint_classes, paint_mask, paint_values, words
@@ -21,6 +21,7 @@ from .maps import Panel, picture
 from .masking import strategies, strategy as register
 from .panels import copyable, slice_title
 from .samples import InputError
+from .screen import Latest
 from .settings import require
 from .tokens import Role
 
@@ -47,7 +48,7 @@ class MaskLab(Desk):
         credit: str = "",                                  # whose data it is
         **settings: Any,                                   # of the mask, see `MaskSettings`; strategy may be a function
     ):
-        super().__init__((), height, credit)
+        super().__init__(Canvas((), height, credit, size=512))   # fine enough for tokens, and quickly sent
         self.settings, self.mask, self.judge, self.room = MaskSettings(), None, None, None   # type: ignore[assignment]
         self.image, self.time, self.shows = ("", 0), 0, "mask"
         self.found: dict[str, Any] = {}                    # what a model said of this mask
@@ -87,7 +88,11 @@ class MaskLab(Desk):
 
     def update(self) -> None:
         "Draw, as far as something has changed. Raises InputError for what cannot be drawn."
-        if self.ui is not None: self.ui.sync()             # what was chosen stays chosen, also when it cannot be drawn
+        try: self._draw()
+        finally:
+            if self.ui is not None: self.ui.sync()         # what was chosen stays chosen, also when it cannot be drawn
+
+    def _draw(self) -> None:
         f = strategies().get(self.settings.strategy)
         if self._drawn != (wanted := (self.settings.as_dict(), f)):
             assert self.room is not None
@@ -97,7 +102,6 @@ class MaskLab(Desk):
         self.mask.cut.slice(*self.image)
         self.canvas.show(self.layer(), key="mask")
         self.say(self.summary())
-        if self.ui is not None: self.ui.sync()
 
     @property
     def date(self) -> int:
@@ -139,7 +143,7 @@ class MaskLab(Desk):
 
     def summary(self) -> str:
         "One line about the mask."
-        count, share = self.mask.counts()[-1], self.mask.copyable()["either"]
+        count, share = self.mask.counts[-1], self.mask.copyable["either"]
         return (f"{self.settings.strategy}: of {count['tokens']:,} tokens {count['encoded']:,.0f} visible, {count['decoded']:,.0f} decoded, {count['unused']:,.0f} unused, "
                 f"{count['missing']:,.0f} missing" + (f"; {share:.0%} of the hidden ones on the ground could be copied" if share == share else ""))
 
@@ -324,10 +328,10 @@ def table_of(
     assert mask is not None
     row = lambda cells: "<tr>" + "".join(f'<td style="{cell}">{html.escape(str(c))}</td>' for c in cells) + "</tr>"
     rows = [["", "tokens", "visible", "decoded", "unused", "missing"]]
-    rows += [[r["modality"], *(f"{r[k]:,.0f}" for k in ("tokens", "encoded", "decoded", "unused", "missing"))] for r in mask.counts()]
+    rows += [[r["modality"], *(f"{r[k]:,.0f}" for k in ("tokens", "encoded", "decoded", "unused", "missing"))] for r in mask.counts]
     budget = mask.budget()
     told = [f"{budget['share']:.2g} times the budget of 2,250 tokens; " + (f"{budget['dates']} date{'s' * (budget['dates'] != 1)} would fit" if budget["dates"] else "not one date would fit"),
-            "could be copied from: " + ", ".join(f"{k} {v:.0%}" for k, v in mask.copyable().items() if v == v)]
+            "could be copied from: " + ", ".join(f"{k} {v:.0%}" for k, v in mask.copyable.items() if v == v)]
     if "lean" in lab.found:
         told.append("ablation: mean rise of the loss of hidden tokens when a visible sensor is taken away, share of chance")
         told += [", ".join(f"{k} {v:.2f}" if isinstance(v, float) else str(v) for k, v in r.items() if k != "tokens") for r in lean_table(lab.found["lean"], mask)]
