@@ -777,6 +777,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'olmoearth.mask_lab.MaskLab.ask': ('mask_lab.html#masklab.ask', 'olmoearth/mask_lab.py'),
                                     'olmoearth.mask_lab.MaskLab.controls': ('mask_lab.html#masklab.controls', 'olmoearth/mask_lab.py'),
                                     'olmoearth.mask_lab.MaskLab.date': ('mask_lab.html#masklab.date', 'olmoearth/mask_lab.py'),
+                                    'olmoearth.mask_lab.MaskLab.drawn': ('mask_lab.html#masklab.drawn', 'olmoearth/mask_lab.py'),
                                     'olmoearth.mask_lab.MaskLab.layer': ('mask_lab.html#masklab.layer', 'olmoearth/mask_lab.py'),
                                     'olmoearth.mask_lab.MaskLab.panel': ('mask_lab.html#masklab.panel', 'olmoearth/mask_lab.py'),
                                     'olmoearth.mask_lab.MaskLab.picture': ('mask_lab.html#masklab.picture', 'olmoearth/mask_lab.py'),

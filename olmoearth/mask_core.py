@@ -22,7 +22,7 @@ from .panels import ROLE_COLOURS, copyable, count_roles, slice_title
 from .samples import Batch, InputError, Sample
 from .settings import torch_generator
 from .sources import open_scene
-from .tokens import Layout, Role, Slice, channels, token_missing
+from .tokens import Layout, Role, Slice, token_missing
 
 # %% auto #0
 __all__ = ['LARGEST', 'CANVAS', 'GAP', 'COVERS', 'LEGEND', 'MaskSettings', 'Option', 'options_of', 'open_sample', 'Cut',

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from .canvas import Canvas
 from .desk import Desk, DeviceChooser, fit_memory
@@ -49,12 +49,15 @@ class MaskLab(Desk):
         **settings: Any,                                   # of the mask, see `MaskSettings`; strategy may be a function
     ):
         super().__init__(Canvas((), height, credit, size=512))   # fine enough for tokens, and quickly sent
-        self.settings, self.mask, self.judge, self.room = MaskSettings(), None, None, None   # type: ignore[assignment]
-        self.image, self.time, self.shows = ("", 0), 0, "mask"
+        self.settings, self.mask = MaskSettings(), cast("Mask | None", None)
+        self.judge, self.room = cast("Judge | None", None), cast("MaskRoom | None", None)
+        self.image: tuple[str, int] = ("", 0)              # what is seen: modality and number of its bandset
+        self.time, self.shows = 0, "mask"
         self.found: dict[str, Any] = {}                    # what a model said of this mask
         self.chooser = DeviceChooser() if model is not None else None
         self.ui: Controls | None = None
-        self._drawn: tuple[Any, ...] = ()
+        self._drawn: tuple[Any, ...] = ()                  # settings and strategy of the mask
+        self._tried: Any = None                            # the strategy that was tried last
         self.canvas.on_click(self._clicked)
         self.guard(self._open)(thing, model, target, window, settings)
 
@@ -79,11 +82,13 @@ class MaskLab(Desk):
 
     def _set(self, image: Any, time: Any, shows: str | None, options: Mapping[str, Any], changes: dict[str, Any]) -> None:
         if self.room is None: raise InputError(self.canvas.message or "there is no sample; open the lab on one")
-        if callable(f := changes.get("strategy")): changes["strategy"] = f.__name__; register(f.__name__)(f)
+        f: Any = changes.get("strategy")
+        if callable(f): changes["strategy"] = f.__name__; register(f.__name__)(f)
         if odd := [k for k in changes if k not in self.settings.as_dict()]: raise InputError(f"there is no {', '.join(odd)}; there are {', '.join(self.settings.as_dict())}")
         if shows is not None and shows not in SHOWS: raise InputError(f"shows={shows!r}; use one of {', '.join(SHOWS)}")
         self.settings = replace(self.settings, **changes, options={**self.settings.options, **options})
-        self.image, self.time, self.shows = tuple(image or self.image), self.time if time is None else int(time), shows or self.shows
+        if image is not None: self.image = str(image[0]), int(image[1])
+        self.time, self.shows = self.time if time is None else int(time), shows or self.shows
         self.update()
 
     def update(self) -> None:
@@ -93,7 +98,7 @@ class MaskLab(Desk):
             if self.ui is not None: self.ui.sync()         # what was chosen stays chosen, also when it cannot be drawn
 
     def _draw(self) -> None:
-        f = strategies().get(self.settings.strategy)
+        self._tried = f = strategies().get(self.settings.strategy)
         if self._drawn != (wanted := (self.settings.as_dict(), f)):
             assert self.room is not None
             self.mask, self._drawn, self.found = self.room.draw(self.settings), wanted, {}
@@ -104,6 +109,12 @@ class MaskLab(Desk):
         self.say(self.summary())
 
     @property
+    def drawn(self) -> Mask:
+        "The mask. Raises InputError where there is none yet, with the reason."
+        if self.mask is None: raise InputError(self.canvas.message or "there is no mask yet; choose a strategy that gives one")
+        return self.mask
+
+    @property
     def date(self) -> int:
         "Number of the date that is seen: there may be fewer than were asked for."
         return min(max(0, self.time), max(0, self.mask.cut.sample.n_times - 1)) if self.mask is not None else 0
@@ -112,8 +123,8 @@ class MaskLab(Desk):
         self, name: str | None = None, bandset: int | None = None,   # which image; None: the one that is seen
     ) -> Panel:
         "What is seen of an image. Raises InputError for a loss that was not asked for yet."
-        mask, image, at = self.mask, (name or self.image[0], self.image[1] if bandset is None else bandset), self.date
-        if mask is None: raise InputError(self.canvas.message or "there is no mask yet")
+        mask, at = self.drawn, self.date
+        image = name or self.image[0], self.image[1] if bandset is None else bandset
         if self.shows == "copies": return paint_classes(mask, copies(mask), COPIES, *image, at, "could be copied")
         if self.shows == "loss" and "loss" in self.found: return paint_values(mask, self.found["loss"], *image, at, *loss_range(self.found["loss"]), what="loss", unit="of chance")
         if self.shows == "lean" and "lean" in self.found:
@@ -124,15 +135,14 @@ class MaskLab(Desk):
 
     def layer(self) -> PanelLayer:
         "What the map shows."
-        seen, mask = self.panel(), self.mask
-        s, at = mask.cut.slice(*self.image), self.date
+        seen, s, at = self.panel(), self.drawn.cut.slice(*self.image), self.date
         return PanelLayer(seen, seen.title, lambda row, col: self._words(row * s.h // seen.image.shape[0], col * s.w // seen.image.shape[1], at))
 
     def _words(self, row: int, col: int, at: int) -> str:
         "What is known of a token."
-        s = self.mask.cut.slice(*self.image)
+        s = self.drawn.cut.slice(*self.image)
         n = s.start + (row * s.w + col) * s.t + (at if s.has_time else 0)
-        told = words(self.mask, *self.image, at, row, col)
+        told = words(self.drawn, *self.image, at, row, col)
         if "loss" in self.found and np.isfinite(self.found["loss"][n]): told += f"; loss {self.found['loss'][n]:.2f} of chance"
         if "lean" in self.found and np.isfinite(self.found["lean"][""][n]): told += "; " + ", ".join(f"{v[n]:+.2f} without {k}" for k, v in self.found["lean"].items() if k)
         return told
@@ -143,7 +153,7 @@ class MaskLab(Desk):
 
     def summary(self) -> str:
         "One line about the mask."
-        count, share = self.mask.counts[-1], self.mask.copyable["either"]
+        count, share = self.drawn.counts[-1], self.drawn.copyable["either"]
         return (f"{self.settings.strategy}: of {count['tokens']:,} tokens {count['encoded']:,.0f} visible, {count['decoded']:,.0f} decoded, {count['unused']:,.0f} unused, "
                 f"{count['missing']:,.0f} missing" + (f"; {share:.0%} of the hidden ones on the ground could be copied" if share == share else ""))
 
@@ -154,14 +164,13 @@ class MaskLab(Desk):
         return self.guard(self._ask)(what)
 
     def _ask(self, what: str) -> Any:
-        if self.judge is None or self.chooser is None: raise InputError("the loss needs a model; open the lab with MaskLab(scene, model='sim-nano')")
-        if self.mask is None: raise InputError("there is no mask to ask about; choose a strategy that gives one")
-        mask, judge = self.mask, self.judge
+        judge, chooser, mask = self.judge, self.chooser, self.drawn
+        if judge is None or chooser is None: raise InputError("the loss needs a model; open the lab with MaskLab(scene, model='sim-nano')")
         def run(progress: Callable[..., None], cancelled: Callable[[], bool]) -> Any:
             def once(_: int, device: Any) -> Any:
                 judge.model.to(device)
                 return lean_on(judge, mask, progress, cancelled) if what == "lean" else token_loss(judge, mask)
-            return fit_memory(once, 1, self.chooser.device, self.say)
+            return fit_memory(once, 1, chooser.device, self.say)
         def done(result: Any) -> None:
             if mask is not self.mask or not len(result): return                         # another mask is there by now, or it was cancelled
             self.found[what] = result
@@ -183,7 +192,7 @@ class MaskLab(Desk):
     def refresh(self) -> None:
         "Look whether strategies were registered; draw anew where the present one was."
         if self.ui is not None: self.ui.list_strategies()
-        if self.room is not None and self._drawn[1:] != (strategies().get(self.settings.strategy),): self.guard(self.update)()
+        if self.room is not None and self._tried is not strategies().get(self.settings.strategy): self.guard(self.update)()
 
     @property
     def controls(self) -> list[Any]:
@@ -193,8 +202,7 @@ class MaskLab(Desk):
 
     def picture(self) -> Figure:
         "Every bandset at the date that is seen, as a matplotlib figure. Raises InputError where there is no mask."
-        if self.mask is None: raise InputError(self.canvas.message or "there is no mask yet")
-        panels = [self.panel(s.modality, s.bandset) for s in self.mask.cut.layout.slices]
+        panels = [self.panel(s.modality, s.bandset) for s in self.drawn.cut.layout.slices]
         for p in panels[1:]: p.legend = {}                 # one is enough
         return picture(panels, self.canvas.credit, columns=min(len(panels), 4), inch=2.4)
 
@@ -235,7 +243,8 @@ class Controls:
         self.shows = w.Dropdown(options=[(SHOWS[k], k) for k in ("mask", "copies")], description="colours", style=wide, layout={"width": "330px"})
         self.options, self.table = w.VBox([]), w.HTML()
         self.made: dict[str, Any] = {}                     # option -> widget
-        for box, key in ((self.strategy, "strategy"), (self.patch, "patch_size"), (self.times, "times"), (self.seed, "seed"), (self.image, "image"), (self.date, "time"), (self.shows, "shows")):
+        moved = {"strategy": self.strategy, "patch_size": self.patch, "times": self.times, "seed": self.seed, "image": self.image, "time": self.date, "shows": self.shows}
+        for key, box in moved.items():
             box.observe(lambda e, key=key: None if self.busy or e["new"] is None else self.change(key, e["new"]), "value")
         buttons = [("loss", lambda: lab.ask("loss")), ("lean on", lambda: lab.ask("lean")), ("write experiment", lab.write)]
         self.buttons = [w.Button(description=text, layout={"width": "130px"}, disabled=lab.judge is None and text != "write experiment") for text, _ in buttons]
@@ -324,13 +333,13 @@ def table_of(
     lab: MaskLab,   # with a mask
 ) -> str:           # HTML
     "Tokens by what they are for, the budget, and what could be copied."
-    mask, cell = lab.mask, "padding:0 6px;text-align:right"
-    assert mask is not None
+    mask, cell = lab.drawn, "padding:0 6px;text-align:right"
     row = lambda cells: "<tr>" + "".join(f'<td style="{cell}">{html.escape(str(c))}</td>' for c in cells) + "</tr>"
     rows = [["", "tokens", "visible", "decoded", "unused", "missing"]]
     rows += [[r["modality"], *(f"{r[k]:,.0f}" for k in ("tokens", "encoded", "decoded", "unused", "missing"))] for r in mask.counts]
     budget = mask.budget()
-    told = [f"{budget['share']:.2g} times the budget of 2,250 tokens; " + (f"{budget['dates']} date{'s' * (budget['dates'] != 1)} would fit" if budget["dates"] else "not one date would fit"),
+    fit = f"{budget['dates']} date{'s' * (budget['dates'] != 1)} would fit" if budget["dates"] else "not one date would fit"
+    told = [f"{budget['share']:.2g} times the budget of 2,250 tokens; {fit}",
             "could be copied from: " + ", ".join(f"{k} {v:.0%}" for k, v in mask.copyable.items() if v == v)]
     if "lean" in lab.found:
         told.append("ablation: mean rise of the loss of hidden tokens when a visible sensor is taken away, share of chance")

@@ -73,9 +73,10 @@ def token_loss(
 ) -> np.ndarray:                   # (N,) share of chance; NaN where nothing is hidden, or nobody competes
     "How well each hidden token is recognised. Raises InputError for a mask of other modalities or another tokenisation."
     model, layout = judge.model, mask.cut.layout
-    if layout.preset != model.config.preset or (odd := [k for k in layout.names if k not in model.config.modalities]):
-        what = f"the tokenisation {layout.preset!r}, the model {model.config.preset!r}" if layout.preset != model.config.preset else f"{', '.join(odd)}, which the model does not know"
-        raise InputError(f"the mask has {what}; use MaskRoom(sample, judge.preset, judge.names, judge.only_decode)")
+    wrong = ", ".join(k for k in layout.names if k not in model.config.modalities)
+    if wrong: wrong += ", which the model does not know"
+    elif layout.preset != model.config.preset: wrong = f"the tokenisation {layout.preset!r}, the model {model.config.preset!r}"
+    if wrong: raise InputError(f"the mask has {wrong}; use MaskRoom(sample, judge.preset, judge.names, judge.only_decode)")
     was, batch = model.training, mask.cut.batch.to(model.device)
     role = (mask.role if role is None else role).to(model.device)
     model.eval()
@@ -195,7 +196,8 @@ plot_history(history);'''
 
 _END = '''numbers = {k: v for k, v in outcome(trainer).items() if v == v}
 record(out, history, {k: v for k, v in TITLES.items() if k in numbers}, f"simulated Earth, {tiles} tiles", **numbers)
-if out: save(trainer.model, Path(out) / "model", target=trainer.target if target == "frozen" else None, recipe={k: str(v) for k, v in vars(arm).items()}, seed=seed, data="simulated Earth")
+recipe = {k: str(v) for k, v in vars(arm).items()}
+if out: save(trainer.model, Path(out) / "model", target=trainer.target if target == "frozen" else None, recipe=recipe, seed=seed, data="simulated Earth")
 {k: round(v, 2) for k, v in numbers.items()}'''
 
 
@@ -231,9 +233,11 @@ class Experiment:
                 "Crops, their patches and dates are those of the experiment `pretrain`, so that only the mask differs. The lab stood at:\n\n"
                 f"```json\n{json.dumps(self.settings.as_dict(), indent=1)}\n```")
         code = [("parameters", parameters), ("", options + self.code), ("", _CODE), ("", _END)]
+        empty = {"cell_type": "code", "execution_count": None, "outputs": []}
         cells = [{"cell_type": "markdown", "id": "told", "metadata": {}, "source": told},
-                 *({"cell_type": "code", "id": f"cell{i}", "metadata": {"tags": [tag]} if tag else {}, "execution_count": None, "outputs": [], "source": text} for i, (tag, text) in enumerate(code))]
-        return {"cells": cells, "metadata": {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+                 *({**empty, "id": f"cell{i}", "metadata": {"tags": [tag]} if tag else {}, "source": text} for i, (tag, text) in enumerate(code))]
+        kernel = {"name": "python3", "display_name": "python3", "language": "python"}
+        return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
     def write(
         self, path: str | Path = "mask_lab.ipynb",   # an earlier one is replaced

@@ -114,7 +114,7 @@ def copyable(
     role: Tensor,     # (..., N) int8: one sample, a batch, or the views of one
     layout: Layout,   # of the N tokens
 ) -> dict[str, Tensor]:   # kind of neighbour -> (B, N) bool
-    "Which hidden tokens on the ground have a visible token at the same place: of the same bandset at another date, of another bandset at the same date, of another sensor at any date, any of these."
+    "Which hidden tokens on the ground have a visible one at their place: of their bandset at another date, of another bandset at their date, of another sensor, any."
     role, index = role.reshape(-1, len(layout)), layout.index(role.device)
     ground = index.place >= 0
     hidden, seen = (role == Role.DECODE) & ground, ((role == Role.ENCODE) & ground).float()        # (B, N)

@@ -142,7 +142,8 @@ def test_what_does_not_fit_is_said_with_the_fix(room, call, said):
 
 @pytest.mark.parametrize("body, said", [
     ("return layout.nothing", "raised AttributeError: 'Layout' object has no attribute 'nothing' in line"), ("return None", "returned NoneType; return a tensor"),
-    ("return missing.float()", "returned torch.float32"), ("return missing", "returned torch.bool"), ("return torch.zeros(1, 3, dtype=torch.int8)", "returned roles of shape (1, 3)"),
+    ("return missing.float()", "returned torch.float32"), ("return missing", "returned torch.bool"),
+    ("return torch.zeros(1, 3, dtype=torch.int8)", "returned roles of shape (1, 3)"),
     ("return torch.full(missing.shape, 9)", "values that are no roles"), ("return torch.zeros_like(missing, dtype=torch.int8)", "must return MISSING for tokens without data"),
     ("return finish(torch.zeros_like(missing, dtype=torch.int8), layout, missing, ())", "nothing to decode"), ("1 / 0", "raised ZeroDivisionError"),
     ("missing.fill_(True); raise ValueError('no idea')", "raised ValueError: no idea")])
@@ -258,7 +259,8 @@ def test_what_cannot_be_written_down_is_said(mine):
     def inner(layout, missing, generator): return table
     space = {"torch": torch, "random_mask": random_mask}
     exec("def typed(layout, missing, generator): return random_mask(layout, missing, generator)", space)
-    for f, said in ((inner, "inner cannot be written down"), (space["typed"], "the source of typed is not known"), (uses_a_table, "uses TABLE"), (lambda a: a, "cannot be written down")):
+    cases = (inner, "inner cannot be written down"), (space["typed"], "the source of typed is not known"), (uses_a_table, "uses TABLE"), (lambda a: a, "cannot be written down")
+    for f, said in cases:
         with pytest.raises(InputError, match=said): source_of(f)
     with pytest.raises(InputError, match="unknown mask strategy"): experiment_of(MaskSettings("nobody"))
     with pytest.raises(InputError, match="ends with .ipynb"): experiment_of(MaskSettings()).write("mask.py")
