@@ -65,6 +65,9 @@ class Lab:
                             "OLMOEARTH_DEVICE": "cpu"}
         env.pop("MPLBACKEND", None)
         (home / "work").mkdir()
+        news = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+        news.parent.mkdir(parents=True)
+        news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
         self.log = home / "lab.log"
         self.server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={self.port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True",
@@ -219,7 +222,7 @@ def click_map(page, lat: float, lon: float, canvas: str = "canvas") -> None:
 
 def handle(page, label: str):
     "The handle of the slider with this description."
-    return page.locator(".jupyter-widgets", has=page.locator(f".widget-label:text-is('{label}')")).locator(".noUi-handle").last
+    return page.locator(f".widget-hslider:has(> .widget-label:text-is('{label}')) .noUi-handle").first
 
 
 def press(page, label: str, key: str = "ArrowRight", times: int = 1) -> None:
