@@ -83,7 +83,7 @@ class MaskLab(Desk):
     def _set(self, image: Any, time: Any, shows: str | None, options: Mapping[str, Any], changes: dict[str, Any]) -> None:
         if self.room is None: raise InputError(self.canvas.message or "there is no sample; open the lab on one")
         f: Any = changes.get("strategy")
-        if callable(f): changes["strategy"] = f.__name__; register(f.__name__)(f)
+        if callable(f): changes["strategy"] = f.__name__; register(f.__name__)(cast(Any, f))
         if odd := [k for k in changes if k not in self.settings.as_dict()]: raise InputError(f"there is no {', '.join(odd)}; there are {', '.join(self.settings.as_dict())}")
         if shows is not None and shows not in SHOWS: raise InputError(f"shows={shows!r}; use one of {', '.join(SHOWS)}")
         self.settings = replace(self.settings, **changes, options={**self.settings.options, **options})
