@@ -258,7 +258,7 @@ class MaskRoom:
         return Mask(cut, settings, draw_roles(settings.strategy, options, cut.layout, cut.missing, settings.seed))
 
 # %% ../nbs/21_mask_core.ipynb #1ab1d53a
-COVERS = {Role.ENCODE: ("visible", "#ffffff", 0.), Role.DECODE: ("hidden, decoded", ROLE_COLOURS[Role.DECODE], .72),
+COVERS = {Role.ENCODE: ("visible: the image itself", "#ffffff", 0.), Role.DECODE: ("hidden, decoded", ROLE_COLOURS[Role.DECODE], .72),
           Role.TARGET: ("hidden, unused", "#2b2e63", .72), Role.MISSING: ("missing", "#969696", 1.)}   # state -> name, colour, share of the colour
 LEGEND = {name: colour for name, colour, _ in COVERS.values()}
 _COLOUR = np.array([list(bytes.fromhex(COVERS[r][1][1:])) for r in Role], np.float64)     # (4, 3)

@@ -19,6 +19,7 @@ from .mask_core import Mask, MaskRoom, MaskSettings, options_of, paint_classes, 
 from .mask_trials import Judge, experiment_of, lean_on, lean_table, loss_range, most_needed, token_loss
 from .maps import Panel, picture
 from .masking import strategies, strategy as register
+from .modalities import modality
 from .panels import copyable, slice_title
 from .samples import InputError
 from .screen import Latest
@@ -153,6 +154,8 @@ class MaskLab(Desk):
 
     def summary(self) -> str:
         "One line about the mask."
+        if self.shows == "loss": return f"loss of the hidden tokens: {np.nanmean(self.found['loss']):.2f} of chance; 0 is always right, 1 is no idea"
+        if self.shows == "lean": return "an ablation: the colour of a hidden token is the visible sensor without which its loss rises most"
         count, share = self.drawn.counts[-1], self.drawn.copyable["either"]
         return (f"{self.settings.strategy}: of {count['tokens']:,} tokens {count['encoded']:,.0f} visible, {count['decoded']:,.0f} decoded, {count['unused']:,.0f} unused, "
                 f"{count['missing']:,.0f} missing" + (f"; {share:.0%} of the hidden ones on the ground could be copied" if share == share else ""))
@@ -247,12 +250,12 @@ class Controls:
         for key, box in moved.items():
             box.observe(lambda e, key=key: None if self.busy or e["new"] is None else self.change(key, e["new"]), "value")
         buttons = [("loss", lambda: lab.ask("loss")), ("lean on", lambda: lab.ask("lean")), ("write experiment", lab.write)]
-        self.buttons = [w.Button(description=text, layout={"width": "130px"}, disabled=lab.judge is None and text != "write experiment") for text, _ in buttons]
+        self.buttons = [w.Button(description=text, layout={"width": "150px" if len(text) > 8 else "100px"}, disabled=lab.judge is None and text != "write experiment") for text, _ in buttons]
         for button, (_, f) in zip(self.buttons, buttons, strict=True): button.on_click(lambda _, f=f: f())
         device = [lab.chooser.widget] if lab.chooser is not None else []
         left = w.VBox([self.strategy, self.options, self.patch, self.times, self.seed])
-        right = w.VBox([self.image, self.date, self.shows, *device, w.HBox(self.buttons)])
-        self.rows = [w.HBox([left, right, self.table], layout={"flex_flow": "row wrap"})]
+        right = w.VBox([self.image, self.date, self.shows, *device, w.HBox(self.buttons), self.table])
+        self.rows = [w.HBox([left, right], layout={"flex_flow": "row wrap"})]
         _follow(lab)
         self.sync()
 
@@ -335,14 +338,17 @@ def table_of(
     "Tokens by what they are for, the budget, and what could be copied."
     mask, cell = lab.drawn, "padding:0 6px;text-align:right"
     row = lambda cells: "<tr>" + "".join(f'<td style="{cell}">{html.escape(str(c))}</td>' for c in cells) + "</tr>"
+    table = lambda rows: f"<table>{''.join(map(row, rows))}</table>"
+    title = lambda name: modality(name).title if name != "all" else name
     rows = [["", "tokens", "visible", "decoded", "unused", "missing"]]
-    rows += [[r["modality"], *(f"{r[k]:,.0f}" for k in ("tokens", "encoded", "decoded", "unused", "missing"))] for r in mask.counts]
+    rows += [[title(str(r["modality"])), *(f"{r[k]:,.0f}" for k in ("tokens", "encoded", "decoded", "unused", "missing"))] for r in mask.counts]
     budget = mask.budget()
     fit = f"{budget['dates']} date{'s' * (budget['dates'] != 1)} would fit" if budget["dates"] else "not one date would fit"
     told = [f"{budget['share']:.2g} times the budget of 2,250 tokens; {fit}",
             "could be copied from: " + ", ".join(f"{k} {v:.0%}" for k, v in mask.copyable.items() if v == v)]
+    parts = [table(rows), *(f"<div>{html.escape(t)}</div>" for t in told)]
     if "lean" in lab.found:
-        told.append("ablation: mean rise of the loss of hidden tokens when a visible sensor is taken away, share of chance")
-        told += [", ".join(f"{k} {v:.2f}" if isinstance(v, float) else str(v) for k, v in r.items() if k != "tokens") for r in lean_table(lab.found["lean"], mask)]
-    lines = "".join(f"<div>{html.escape(t)}</div>" for t in told)
-    return f'<div class="oe-table" style="font:12px sans-serif;line-height:1.4;max-width:440px"><table>{"".join(map(row, rows))}</table>{lines}</div>'
+        lean = lean_table(lab.found["lean"], mask)
+        parts += ["<div>ablation: loss, and its mean rise with a visible sensor taken away, in shares of chance</div>",
+                  table([[k for k in lean[0] if k != "tokens"], *([f"{v:.2f}" if isinstance(v, float) else v for k, v in r.items() if k != "tokens"] for r in lean)])]
+    return f'<div class="oe-table" style="font:12px/1.4 sans-serif;max-width:500px">{"".join(parts)}</div>'
