@@ -309,7 +309,7 @@ def words(
     "What a token is for, and, where it is hidden, what else is visible at its place."
     layout, s = mask.cut.layout, mask.cut.slice(name, bandset)
     state = int(mask.states(name, bandset, time)[row, col])
-    told = f"{image_title(mask, s, time)}, token {row}, {col}: {COVERS[Role(state)][0]}"
+    told = f"{image_title(mask, s, time)}, token {row}, {col}: {COVERS[Role(state)][0].split(':')[0]}"
     if not s.on_grid or state not in (Role.DECODE, Role.TARGET): return told
     index, seen = layout.index(), (mask.role[0] == Role.ENCODE)
     here = seen & (index.place == row * s.w + col)

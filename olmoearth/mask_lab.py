@@ -246,11 +246,12 @@ class Controls:
         self.shows = w.Dropdown(options=[(SHOWS[k], k) for k in ("mask", "copies")], description="colours", style=wide, layout={"width": "330px"})
         self.options, self.table = w.VBox([]), w.HTML()
         self.made: dict[str, Any] = {}                     # option -> widget
-        moved = {"strategy": self.strategy, "patch_size": self.patch, "times": self.times, "seed": self.seed, "image": self.image, "time": self.date, "shows": self.shows}
-        for key, box in moved.items():
+        keys = {"strategy": self.strategy, "patch_size": self.patch, "times": self.times, "seed": self.seed, "image": self.image, "time": self.date, "shows": self.shows}
+        for key, box in keys.items():
             box.observe(lambda e, key=key: None if self.busy or e["new"] is None else self.change(key, e["new"]), "value")
         buttons = [("loss", lambda: lab.ask("loss")), ("lean on", lambda: lab.ask("lean")), ("write experiment", lab.write)]
-        self.buttons = [w.Button(description=text, layout={"width": "150px" if len(text) > 8 else "100px"}, disabled=lab.judge is None and text != "write experiment") for text, _ in buttons]
+        self.buttons = [w.Button(description=text, layout={"width": "150px" if len(text) > 8 else "100px"}) for text, _ in buttons]
+        for button in self.buttons[:2]: button.disabled = lab.judge is None
         for button, (_, f) in zip(self.buttons, buttons, strict=True): button.on_click(lambda _, f=f: f())
         device = [lab.chooser.widget] if lab.chooser is not None else []
         left = w.VBox([self.strategy, self.options, self.patch, self.times, self.seed])
