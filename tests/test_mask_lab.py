@@ -35,7 +35,8 @@ def test_a_lab_comes_back_from_its_state(sample):
 
 
 @pytest.mark.parametrize("change, said", [
-    ({"strategy": "nobody"}, "unknown mask strategy 'nobody'"), ({"sead": 3}, "there is no sead; there are strategy, options"), ({"shows": "all"}, "shows='all'; use one of mask"), ({"patch_size": 99}, "patch_size=99"),
+    ({"strategy": "nobody"}, "unknown mask strategy 'nobody'"), ({"sead": 3}, "there is no sead; there are strategy, options"),
+    ({"shows": "all"}, "shows='all'; use one of mask"), ({"patch_size": 99}, "patch_size=99"),
     ({"times": 9}, "the sample has 4 dates"), ({"shows": "loss"}, "press the button first"), ({"image": ("sentinel1", 0)}, "no bandset 0 of sentinel1")])
 def test_what_does_not_fit_is_said_and_the_lab_goes_on(sample, change, said):
     lab = MaskLab(sample, strategy="space")
