@@ -177,7 +177,10 @@ class Canvas:
 
     def picture(self, inch: float = 4.0) -> Figure:
         "What is seen, as a matplotlib figure. Raises InputError where nothing is."
-        fig = picture([self.seen()], self.credit, inch=inch)
+        panel, ((south, _), (north, _)) = self.seen(), self.bounds
+        shrink = np.cos(np.radians((south + north) / 2))                        # a metre of Web Mercator on the ground: what the scale bar counts
+        ground = tuple(v * shrink for v in panel.transform or ())
+        fig = picture([Panel(panel.image, panel.title, panel.legend, None, ground)], self.credit, inch=inch)
         for s in self.shown.values():
             if s.on and (bar := s.layer.bar) is not None:
                 mpl = require("matplotlib", "maps")

@@ -3,8 +3,7 @@ import statistics
 
 import numpy as np
 import pytest
-from browser import (choose, click_map, errors, lab, on_map, open_notebook, overlay_pixels, press, run, screen_pixels, shot, source, the_lab, until, wait_for_change,   # noqa: F401
-                     wait_for_overlay)
+from browser import choose, click_map, errors, on_map, open_notebook, overlay_pixels, press, run, screen_pixels, shot, source, until, wait_for_change, wait_for_overlay
 from olmoearth.layers import PanelLayer
 from olmoearth.mask_core import MaskRoom, MaskSettings, paint_mask
 from olmoearth.parts import place_of
@@ -146,7 +145,8 @@ def storm(layout, missing, generator, size: int = 3):
 
 def test_a_model_is_asked_and_the_map_shows_its_loss(lab):
     page = lab.page(1280, 1100)
-    open_notebook(page, [SCENE, """lab = MaskLab(sample, 'sim-nano', window=(0, 0, 32, 32), times=2, strategy='random', options={'encode_ratio': .4, 'decode_ratio': .6}, credit='simulated Earth')
+    open_notebook(page, [SCENE, """lab = MaskLab(sample, 'sim-nano', window=(0, 0, 32, 32), times=2, strategy='random',
+              options={'encode_ratio': .4, 'decode_ratio': .6}, credit='simulated Earth')
 lab"""])
     wait_for_overlay(page)
     shot(page, "mask_lab", ".jp-OutputArea-output:has(.oe-canvas)")

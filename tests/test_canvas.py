@@ -344,3 +344,13 @@ def test_the_same_picture_through_hvplot(sample):
     pytest.importorskip("hvplot")
     plot = Canvas(RGBLayer(sample)).hv(200)
     assert type(plot).__name__ == "RGB" and [str(d) for d in plot.kdims] == ["lon", "lat"]
+
+
+def test_the_scale_bar_counts_metres_on_the_ground(sample):
+    fig = Canvas(RGBLayer(sample)).picture()
+    axis = fig.axes[0]
+    bar = next(line for line in axis.lines if line.get_linewidth() == 3)
+    metres = float(axis.texts[0].get_text().split()[0])
+    wide = axis.images[0].get_array().shape[1]
+    across = 960 * 1.03                                                           # 96 px of 10 m; the grid is turned by 2 degrees
+    assert abs(np.ptp(bar.get_xdata()) / wide * across - metres) < .04 * metres
