@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['ROLE_COLOURS', 'ROLE_TITLES', 'slice_title', 'token_panels', 'count_roles', 'role_table', 'show_roles', 'leakage']
+__all__ = ['ROLE_COLOURS', 'ROLE_TITLES', 'slice_title', 'token_panels', 'count_roles', 'role_table', 'show_roles', 'copyable',
+           'leakage']
 
 # %% ../nbs/06b_panels.ipynb #db939258
 def slice_title(
@@ -109,22 +110,27 @@ def show_roles(
     return ax
 
 # %% ../nbs/06b_panels.ipynb #904f508c
+def copyable(
+    role: Tensor,     # (..., N) int8: one sample, a batch, or the views of one
+    layout: Layout,   # of the N tokens
+) -> dict[str, Tensor]:   # kind of neighbour -> (B, N) bool
+    "Which hidden tokens on the ground have a visible one at their place: of their bandset at another date, of another bandset at their date, of another sensor, any."
+    role, index = role.reshape(-1, len(layout)), layout.index(role.device)
+    ground = index.place >= 0
+    hidden, seen = (role == Role.DECODE) & ground, ((role == Role.ENCODE) & ground).float()        # (B, N)
+    def visible(kind: Tensor, kinds: int) -> Tensor:                                              # (B, N) visible tokens of the same place and kind
+        key = (kind * layout.n_places + index.place).clamp(min=0)
+        return torch.zeros(len(role), max(1, kinds * layout.n_places), device=role.device).index_add(1, key, seen)[:, key]
+    places, sensors = visible(torch.zeros_like(index.place), 1), visible(index.modality_id, len(layout.names))
+    dates, same = visible(index.slice_id, len(layout.slices)), visible(index.time + 1, layout.n_times + 1)   # of the same bandset: at other dates, as this one is hidden
+    return {"other date": hidden & (dates > 0), "other bandset": hidden & (same > 0), "other sensor": hidden & (places > sensors), "either": hidden & (places > 0)}
+
+# %% ../nbs/06b_panels.ipynb #a5135a53
 def leakage(
     role: Tensor,     # (..., N) int8: one sample, a batch, or the views of one
     layout: Layout,   # of the N tokens
 ) -> dict[str, float]:
     "Share of the hidden tokens on the ground with a visible token at the same place: of another date, of another bandset at the same date, of either."
-    role, index = role.reshape(-1, len(layout)), layout.index(role.device)
-    ground = index.place >= 0
-    hidden, seen = (role == Role.DECODE) & ground, ((role == Role.ENCODE) & ground).float()        # (B, N)
-    cell = index.place * (layout.n_times + 1) + index.time + 1                                    # place and date as one number; date 0: none
-    def visible(key: Tensor, size: int) -> Tensor:                                                # (B, N) visible tokens with the same key
-        total = torch.zeros(len(role), size, device=role.device).index_add(1, key.clamp(min=0), seen)
-        return total[:, key.clamp(min=0)]
-    places = visible(index.place, layout.n_places)
-    same = visible(cell, layout.n_places * (layout.n_times + 1))
-    slot = (index.slice_id * layout.n_places + index.place).clamp(min=0)
-    dates = visible(slot, len(layout.slices) * layout.n_places)                                   # of the same bandset: at other dates, as this one is hidden
-    n = hidden.sum().clamp(min=1)
-    share = lambda what: float((hidden & (what > 0)).sum() / n)
-    return {"other date": share(dates), "other bandset": share(same), "either": share(places)}
+    found = copyable(role, layout)
+    n = ((role.reshape(-1, len(layout)) == Role.DECODE) & (layout.index(role.device).place >= 0)).sum().clamp(min=1)
+    return {k: float(found[k].sum() / n) for k in ("other date", "other bandset", "either")}

@@ -146,7 +146,7 @@ class Browser:
         self.stick: Any = None                                                  # the divider
         (south, west), (north, east) = box = canvas.bounds
         centre, zoom = canvas.view or (((south + north) / 2, (west + east) / 2), _zoom(box))
-        self.ground = self.leaflet.GeoJSON(data=graticule(box), name="graticule", style={"color": "#999", "weight": 1, "fill": False}, pane="ground")
+        self.ground = self.leaflet.GeoJSON(data=graticule(box), name="graticule", style={"color": "#bbb", "weight": 1, "fill": False, "pane": "ground"})
         self.map = leaf.Map(layers=[self.ground], center=centre, zoom=zoom, toolbar_control=False, draw_control=False, height=canvas.height, scroll_wheel_zoom=True,
                             panes={"ground": {"zIndex": 350}})                  # below all pictures
         self.ground.name = "graticule"                                          # leafmap calls its first layer OpenStreetMap

@@ -39,7 +39,8 @@ TOP = Path(__file__).resolve().parent.parent
 SECONDS = float(os.environ.get("OLMOEARTH_BROWSER_SECONDS", 60))    # for anything to happen, on a slow machine
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--disable-dev-shm-usage"]
-HARMLESS = ("ERR_NAME_NOT_RESOLVED", "ERR_INTERNET_DISCONNECTED", "es-module-shims", "Unsatisfied version")   # panel's look-ups, offline; two copies of leaflet
+HARMLESS = ("ERR_NAME_NOT_RESOLVED", "ERR_INTERNET_DISCONNECTED", "es-module-shims", "Unsatisfied version",   # panel's look-ups, offline; two copies of leaflet
+            "to activate")                                                       # JupyterLab on a busy machine
 IDLE = "() => window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'"
 
 

@@ -93,6 +93,7 @@ def test_a_canvas_shows_its_layers_and_obeys_the_hand(lab, sample):
     shot(page, "canvas")
 
     choose(page, "layer", "Land cover")                                            # another layer, faded
+    page.wait_for_function("() => !document.querySelector('.oe-canvas input[type=checkbox]').checked")
     before = source(page, 2)
     page.locator(".oe-canvas input[type=checkbox]").check()
     wait_for_change(page, before, 2)
