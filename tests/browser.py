@@ -36,7 +36,7 @@ import numpy as np
 import pytest
 
 TOP = Path(__file__).resolve().parent.parent
-SECONDS = float(os.environ.get("OLMOEARTH_BROWSER_SECONDS", 60))    # for anything to happen, on a slow machine
+SECONDS = float(os.environ.get("OLMOEARTH_BROWSER_SECONDS", 120))    # for anything to happen, on a slow machine
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--disable-dev-shm-usage"]
 HARMLESS = ("ERR_NAME_NOT_RESOLVED", "ERR_INTERNET_DISCONNECTED", "es-module-shims", "Unsatisfied version",   # panel's look-ups, offline; two copies of leaflet

@@ -1,4 +1,4 @@
-"""What only a GPU can show: the same answers as the CPU, bf16 near float32, memory that runs out for real, and how long a widget waits. `make gpu` runs it and says why not where there is none."""
+"""What only a GPU can show: the answers of the CPU, bf16 near float32, memory that runs out for real, how long a widget waits. `make gpu` runs it, or says why not."""
 import time
 from statistics import median
 
