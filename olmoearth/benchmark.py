@@ -380,8 +380,8 @@ def simulated_eurosat(
     home.mkdir(parents=True, exist_ok=True)
     world, draw, partition = World(seed=seed, clouds=0, missing_time=0, missing_modality=0), rng(seed, "simulated m-eurosat"), {}
     for split, n in zip(SPLITS, regions):
-        partition[split] = []
-        for r in range(n):
+        names, r = partition.setdefault(split, []), 0
+        while r < n:                                                                                  # a region of nothing that has a class does not count
             here: dict[int, int] = {}
             row, col = (int(v) * 128 for v in draw.integers(0, 3000, 2))
             whole = world.window(row, col, 128, months=7, modalities=("sentinel2_l2a",)).at_times([6])
@@ -392,9 +392,10 @@ def simulated_eurosat(
                 if count.max() < 160 or label is None or here.get(label, 0) == 5: continue            # no class on most of it, or enough of it from here
                 here[label] = here.get(label, 0) + 1
                 bands = dict(zip(modality("sentinel2_l2a").bands, np.moveaxis(s.arrays["sentinel2_l2a"][:, :, 0], 2, 0)))
-                partition[split].append(f"{split}_{r}_{i}")
-                with h5py.File(home / f"{split}_{r}_{i}.hdf5", "w") as f:
+                names.append(f"{split}_{len(names)}")
+                with h5py.File(home / f"{names[-1]}.hdf5", "w") as f:
                     for stored, band in zip(_GB_S2, _GB_TRUE["m-eurosat"]): f[stored] = bands.get(band, np.zeros((16, 16))).astype(np.uint16)
                     f.attrs["metadata_json"] = json.dumps({"label": label, "bands_order": list(_GB_S2)})
+            r += sum(here.values()) >= 5
     (home / "default_partition.json").write_text(json.dumps(partition))
     return home
