@@ -18,8 +18,8 @@ from .settings import require, rng
 from .sources import open_scene
 
 # %% auto #0
-__all__ = ['Cells', 'fit_colours', 'project', 'colours', 'clusters', 'similarity', 'paint', 'Scatter', 'scatter', 'nearest',
-           'thumbnails', 'Series', 'series', 'smooth_fields']
+__all__ = ['Cells', 'fit_colours', 'project', 'colours', 'clusters', 'similarity', 'paint', 'Scatter', 'scatter', 'lassoed',
+           'nearest', 'thumbnails', 'Series', 'series', 'smooth_fields']
 
 # %% ../nbs/22_explorer_core.ipynb #844c3aff
 @dataclass(frozen=True)
@@ -213,6 +213,19 @@ def scatter(
     index = _some(len(cells), most, seed)
     axes = fit.axes[:2].T.astype(np.float32)
     return Scatter(((cells.vectors(index) - fit.mean) @ axes).astype(np.float32), index)
+
+
+def lassoed(
+    cells: Cells,
+    fit: Pca,
+    cloud: Scatter,
+    which: Sequence[int],   # points of the cloud inside a lasso
+) -> np.ndarray:            # (n,) bool
+    "The cells that belong to some points: of all cells those whose nearest point in the cloud is one of them."
+    from scipy.spatial import KDTree
+    if len(cloud.index) == len(cells): owner = np.arange(len(cells))
+    else: owner = KDTree(cloud.xy).query(project(cells, fit)[:, :2])[1]
+    return np.isin(owner, np.asarray(which, np.int64))
 
 # %% ../nbs/22_explorer_core.ipynb #62b6996a
 def nearest(

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from .checks import InputWarning
 from .explorer_core import Cells
-from .maps import Panel, class_colours
+from .maps import Panel, Pca, class_colours
 from .samples import InputError, centres
 from .settings import rng
 
 # %% auto #0
 __all__ = ['MOST_CELLS', 'lonlat_of', 'cells_at', 'Mark', 'Labels', 'to_geojson', 'from_geojson', 'LiveProbe', 'uncertainty',
-           'disagreement', 'write_layer']
+           'disagreement', 'fit_like', 'write_layer']
 
 # %% ../nbs/22a_explorer_probe.ipynb #f4d490c5
 def lonlat_of(
@@ -99,6 +99,16 @@ class Labels:
     def undo(self) -> Mark | None:
         "Take the last label back; None: there is none."
         return self.marks.pop() if self.marks else None
+
+    def on(
+        self, cells: Cells,   # of the same scene: embedded again, or with patches of another size
+    ) -> Labels:
+        "The same labels on other cells."
+        if cells is self.cells or not self.marks: return Labels(cells, list(self.marks))
+        if self.marks[0].geometry: return from_geojson(to_geojson(self), cells)
+        if cells.shape != self.cells.shape: raise InputError("the labels have no place, so they cannot move to cells of another size; label again")
+        moved = [(m, cells.number[tuple(self.cells.places(m.index).T)]) for m in self.marks]
+        return Labels(cells, [Mark(m.name, tuple(i[i >= 0].tolist()), {}) for m, i in moved if (i >= 0).any()])
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         "Vectors (m,) and positions (m,) of their classes in `names`; what was named twice is what it was named last."
@@ -286,6 +296,24 @@ def _partners(a: Cells, b: Cells) -> np.ndarray:
     i, j = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
     inside = (i >= 0) & (j >= 0) & (i < b.shape[0]) & (j < b.shape[1])
     return np.where(inside, b.number[np.where(inside, i, 0), np.where(inside, j, 0)], -1)
+
+# %% ../nbs/22a_explorer_probe.ipynb #3e3c5dc4
+def fit_like(
+    b: Cells,               # to be painted
+    a: Cells,               # of the same ground
+    fit: Pca,               # the colours of `a`
+    most: int = 20_000,     # cells to fit on
+) -> Pca:                   # for `b`; its axes are not of unit length
+    "Directions that give one embedding the colours of another. Raises InputError for maps that do not overlap."
+    other = _partners(a, b)
+    both = np.flatnonzero(other >= 0)
+    if len(both) < 2: raise InputError("the two embeddings share no place; embed the same scene twice")
+    both = both[_evenly(len(both), most)]
+    x, y = b.vectors(other[both]).astype(np.float64), (a.vectors(both) - fit.mean) @ fit.axes.T            # (m, D), (m, 3)
+    mean, level = x.mean(0), y.mean(0)
+    square = (x - mean).T @ (x - mean)
+    axes = np.linalg.solve(square + 1e-3 * np.trace(square) / len(square) * np.eye(len(square)), (x - mean).T @ (y - level)).T
+    return Pca(mean, axes, fit.low - level, fit.high - level, fit.share)
 
 # %% ../nbs/22a_explorer_probe.ipynb #414b42b8
 def write_layer(
