@@ -76,6 +76,7 @@ class Explorer(Views, Desk):
         self.chooser = DeviceChooser(device)
         self.mode, self.name, self.cloud = "look", "", None
         self.chart = ""
+        self._rgb_of: tuple[Any, Panel] | None = None    # which picture, and it
         self._pending: Mapping[str, Any] | None = None
         self._tools: Tools | None = None
         self.canvas.on_click(self.click)
