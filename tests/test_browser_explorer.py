@@ -65,7 +65,7 @@ def test_an_explorer_embeds_shows_asks_and_learns(lab, cells):
     click_map(page, *at(cells, 8, 21), "explorer.canvas")                          # without a class: said
     page.wait_for_function("() => document.querySelector('.oe-message').textContent.includes('a label needs a class')")
     for name, spots in (("water", [(8, 21)]), ("field", [(40, 30), (20, 40)])):
-        box = page.locator(".widget-combobox input").first
+        box = page.locator("input[placeholder='class, e.g. water']")
         box.fill(name)
         box.press("Enter")
         until(page, "explorer.name", repr(name))
@@ -83,7 +83,7 @@ def test_an_explorer_embeds_shows_asks_and_learns(lab, cells):
     page.wait_for_function("() => document.querySelector('.oe-message').textContent.includes('press compare')")
     until(page, "explorer._tools.view.value", "'uncertainty'")
 
-    page.get_by_text("compare with").click()
+    page.get_by_text("compare with, files, device").click()
     choose(page, "patch", "8 px")
     page.get_by_role("button", name="compare", exact=True).click()
     until(page, "explorer.canvas.swiped", "'compared'")
@@ -98,8 +98,8 @@ def test_the_cloud_opens_and_its_lasso_marks_cells(lab, cells):
     until(page, "explorer.cells is not None", "True")
     page.get_by_role("button", name="cloud of points").click()
     until(page, "explorer.cloud is not None", "True")
-    page.wait_for_function("() => document.querySelector('.bk-Figure, .bk-panel-models-layout-Column, [class*=bk-]') !== null")
-    plot = page.locator("[class*=bk-Figure]").first
+    plot = page.locator(".bk-Figure").first                                      # in a shadow tree, which locators see
+    plot.wait_for()
     plot.scroll_into_view_if_needed()
     page.wait_for_timeout(1000)
     box = plot.bounding_box()
