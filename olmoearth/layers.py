@@ -326,17 +326,18 @@ class VectorLayer(Layer):
         if np.abs(points).max() > 360 or np.abs(points[:, 1]).max() > 90: raise InputError(f"{name} is not in degrees (it begins at {west:g}, {south:g}); use gdf.to_crs(4326)")
         self.bounds = (float(south), float(west)), (float(north), float(east))
         step = max(north - south, east - west, 1e-6) / 512
-        super().__init__(name, (max(1, round((north - south) / step)), max(1, round((east - west) / step))), "EPSG:4326", (step, 0, west, 0, -step, north))
+        shape = round((north - south) / step) + 3, round((east - west) / step) + 3   # with a rim
+        super().__init__(name, shape, "EPSG:4326", (step, 0, west - 1.5 * step, 0, -step, north + 1.5 * step))
         self.legend = {name: colour}
 
     def colours(self, part: Part, shape: tuple[int, int]) -> np.ndarray:
         "The outlines, burnt in."
         from rasterio.features import rasterize
+        from rasterio.transform import Affine
         a, _, c, _, e, f = moved(self.transform or (1, 0, 0, 0, -1, 0), *part[:2])
         there = (a * part[3] / shape[1], 0, c, 0, e * part[2] / shape[0], f)
-        from rasterio.transform import Affine
         shapes = [outline(x["geometry"]) for x in self.data["features"]]
-        burnt = rasterize([(g, 1) for g in shapes], shape, transform=Affine(*there), all_touched=True, dtype="uint8")
+        burnt: Any = rasterize([(g, 1) for g in shapes], shape, transform=Affine(*there), all_touched=True, dtype="uint8")
         return np.where(burnt[..., None] > 0, np.array([*bytes.fromhex(self.colour.lstrip("#")), 255], np.uint8), np.uint8(0))
 
     def read(self, row: int, col: int) -> str:

@@ -146,8 +146,9 @@ class Browser:
         self.stick: Any = None                                                  # the divider
         (south, west), (north, east) = box = canvas.bounds
         centre, zoom = canvas.view or (((south + north) / 2, (west + east) / 2), _zoom(box))
-        self.ground = self.leaflet.GeoJSON(data=graticule(box), name="graticule", style={"color": "#999", "weight": 1, "fill": False})
-        self.map = leaf.Map(layers=[self.ground], center=centre, zoom=zoom, toolbar_control=False, draw_control=False, height=canvas.height, scroll_wheel_zoom=True)
+        self.ground = self.leaflet.GeoJSON(data=graticule(box), name="graticule", style={"color": "#999", "weight": 1, "fill": False}, pane="ground")
+        self.map = leaf.Map(layers=[self.ground], center=centre, zoom=zoom, toolbar_control=False, draw_control=False, height=canvas.height, scroll_wheel_zoom=True,
+                            panes={"ground": {"zIndex": 350}})                  # below all pictures
         self.ground.name = "graticule"                                          # leafmap calls its first layer OpenStreetMap
         self.line, self.under, self.marks = w.HTML(), w.HTML(), w.HTML()
         self.map.add(self.leaflet.WidgetControl(widget=self.marks, position="bottomright"))
@@ -168,7 +169,7 @@ class Browser:
         self.which = w.Dropdown(layout={"width": "190px"}, tooltip="layer")
         self.on = w.Checkbox(value=True, indent=False, description="shown", layout={"width": "80px"})
         self.opacity = w.FloatSlider(value=1, min=0, max=1, step=.05, description="opacity", layout={"width": "250px"})
-        self.dates = w.SelectionSlider(options=[""], description="date", layout={"width": "300px"})
+        self.dates = w.SelectionSlider(options=[""], description="date", layout={"width": "330px"})
         self.right = w.Dropdown(layout={"width": "190px"}, tooltip="the layer that is seen right of the divider")
         self.divider = w.FloatSlider(value=c.divider, min=0, max=1, step=.01, description="divider", readout=False, layout={"width": "250px"})
         self.row = w.HBox([], layout={"flex_flow": "row wrap"})
@@ -196,7 +197,7 @@ class Browser:
         try:
             names, times = list(c.shown), c.times
             if list(self.which.options) != names: self.which.options = names
-            if self.which.value not in names and names: self.which.value = names[-1]
+            if self.which.value not in names and names: self.which.value = names[0]
             if (s := c.shown.get(self.which.value)) is not None:
                 put(self.on, s.on)
                 put(self.opacity, s.opacity)
@@ -213,7 +214,8 @@ class Browser:
             if c.swiped: wanted.append(self.divider)
             if list(self.row.children) != wanted: self.row.children = wanted
         finally: self.busy = False
-        self.marks.value = legend_html([(n, s.layer) for n, s in c.shown.items() if s.on])
+        self.marks.value = legend_html([(n, s.layer) for n, s in c.shown.items() if s.on and (s.image is not None or isinstance(s.layer, VectorLayer))])
+        self.marks.layout.display = "block" if self.marks.value else "none"
 
     # changes
 

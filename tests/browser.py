@@ -1,8 +1,8 @@
 """Notebooks in a real browser: one JupyterLab and one Chromium for all tests, which drive a notebook as a hand would.
 
-How a test uses it (the fixture comes with `from browser import lab  # noqa: F401` at the top of the test file):
+How a test uses it (the fixture `lab` comes from conftest.py):
 
-    from browser import colours_at, errors, lab, open_notebook, overlay_pixels, press, run, shot, wait_for_change   # noqa: F401
+    from browser import click_map, errors, open_notebook, overlay_pixels, press, run, shot, source, wait_for_change
 
     def test_something(lab):
         page = lab.page()                                    # an empty tab of the browser, closed after the test, its kernel shut down
@@ -39,7 +39,7 @@ TOP = Path(__file__).resolve().parent.parent
 SECONDS = float(os.environ.get("OLMOEARTH_BROWSER_SECONDS", 60))    # for anything to happen, on a slow machine
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--disable-dev-shm-usage"]
-HARMLESS = ("ERR_NAME_NOT_RESOLVED", "ERR_INTERNET_DISCONNECTED", "es-module-shims", "Unsatisfied version", "panel.holoviz.org")   # offline, panel's look-ups; two copies of leaflet
+HARMLESS = ("ERR_NAME_NOT_RESOLVED", "ERR_INTERNET_DISCONNECTED", "es-module-shims", "Unsatisfied version")   # panel's look-ups, offline; two copies of leaflet
 IDLE = "() => window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'"
 
 
@@ -61,13 +61,18 @@ class Lab:
         from playwright.sync_api import sync_playwright
         self.home, self.port, self.pages = home, free_port(), []
         env = os.environ | {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-                            "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "IPYTHONDIR": str(home / "ipython"), "PYTHONPATH": str(TOP), "OLMOEARTH_OFFLINE": "true", "OMP_NUM_THREADS": "1",
+                            "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+                            "IPYTHONDIR": str(home / "ipython"), "PYTHONPATH": str(TOP), "OLMOEARTH_OFFLINE": "true", "OMP_NUM_THREADS": "1",
                             "OLMOEARTH_DEVICE": "cpu"}
         env.pop("MPLBACKEND", None)
         (home / "work").mkdir()
+        news = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+        news.parent.mkdir(parents=True)
+        news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
         self.log = home / "lab.log"
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={self.port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True",
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={self.port}", "--ServerApp.port_retries=0",
+             "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True",
              "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.extension_manager=readonly", f"--ServerApp.root_dir={home / 'work'}"],
             env=env, cwd=home, stdout=self.log.open("w"), stderr=subprocess.STDOUT)
         self.player = sync_playwright().start()
@@ -177,8 +182,8 @@ def wait_for_overlay(page, index: int = 0) -> None:
 def wait_for_change(page, before: str, index: int = 0) -> float:
     "Until the picture is another one and painted; seconds that took."
     start = time.perf_counter()
-    page.wait_for_function("([i, s]) => { const e = document.querySelectorAll('.leaflet-image-layer')[i]; return e && e.getAttribute('src') !== s && e.complete && e.naturalWidth > 1; }",
-                           arg=[index, before])
+    page.wait_for_function("""([i, s]) => { const e = document.querySelectorAll('.leaflet-image-layer')[i];
+        return e && e.getAttribute('src') !== s && e.complete && e.naturalWidth > 1; }""", arg=[index, before])
     return time.perf_counter() - start
 
 
@@ -219,7 +224,7 @@ def click_map(page, lat: float, lon: float, canvas: str = "canvas") -> None:
 
 def handle(page, label: str):
     "The handle of the slider with this description."
-    return page.locator(".jupyter-widgets", has=page.locator(f".widget-label:text-is('{label}')")).locator(".noUi-handle").last
+    return page.locator(f".widget-hslider:has(> .widget-label:text-is('{label}')) .noUi-handle").first
 
 
 def press(page, label: str, key: str = "ArrowRight", times: int = 1) -> None:
@@ -230,7 +235,8 @@ def press(page, label: str, key: str = "ArrowRight", times: int = 1) -> None:
 
 def choose(page, label: str, option: str) -> None:
     "Choose an option of a drop-down list, found by its description or tooltip."
-    page.locator(f".widget-dropdown:has(.widget-label:text-is('{label}')) select, .widget-dropdown select[title='{label}'], .widget-dropdown[title='{label}'] select").first.select_option(label=option)
+    ways = f".widget-dropdown:has(.widget-label:text-is('{label}')) select", f".widget-dropdown select[title='{label}']", f".widget-dropdown[title='{label}'] select"
+    page.locator(", ".join(ways)).first.select_option(label=option)
 
 
 def until(page, expression: str, wanted: str, seconds: float = 0) -> None:

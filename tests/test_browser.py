@@ -3,8 +3,7 @@ import ast
 
 import numpy as np
 import pytest
-from browser import (choose, click_map, errors, lab, map_box, on_map, open_notebook, overlay_pixels, press, run, screen_pixels, shot, source, the_lab, until,   # noqa: F401
-                     wait_for_change, wait_for_overlay)
+from browser import choose, click_map, errors, map_box, on_map, open_notebook, overlay_pixels, press, run, screen_pixels, shot, source, until, wait_for_change, wait_for_overlay
 
 from olmoearth.layers import ClassLayer, RGBLayer
 from olmoearth.parts import place_of

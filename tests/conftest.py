@@ -1,0 +1,2 @@
+"""Fixtures of several test files."""
+from browser import lab, the_lab   # noqa: F401
