@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 import numpy as np
 from .canvas import Canvas
 from .desk import Desk, DeviceChooser
@@ -18,11 +18,14 @@ from .explorer_core import Cells, colours, fit_colours, lassoed, scatter, series
 from .explorer_parts import VIEWS, Cloud, Recipe, Tools, Views, blocks_of_scene, chart_svg, embed_watched
 from .explorer_probe import Labels, cells_at, disagreement, fit_like, from_geojson, to_geojson, write_layer
 from .layers import Layer, PanelLayer, RGBLayer, layers_of
-from .maps import Panel
+from .maps import Panel, picture
 from .modalities import modality
 from .samples import InputError
 from .sources import Source, open_scene
 from .stores import attributes, open_embedding
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['PICKED', 'MAP', 'embedding_in', 'ground_of', 'Explorer']
@@ -51,7 +54,7 @@ def ground_of(scene: Any) -> list[Layer]:
 
 # %% ../nbs/22c_explorer.ipynb #c25b5339
 PICKED = (255, 0, 220, 150)   # cells in a lasso
-MAP = "explorer"   # name of the layer that the view chooser changes
+MAP = "embedding"   # name of the layer that the view chooser changes
 
 
 class Explorer(Views, Desk):
@@ -337,6 +340,11 @@ class Explorer(Views, Desk):
         return made
 
     # state, widgets
+
+    def picture(self) -> Figure:
+        "The scene, what the view shows, and what it is compared with, side by side. Raises InputError where there is nothing."
+        shown = [s.layer.draw(size=512) for k, s in self.canvas.shown.items() if k in (MAP, "compared", "selected") or isinstance(s.layer, RGBLayer)]
+        return picture(shown, self.canvas.credit)
 
     @property
     def state(self) -> dict[str, Any]:

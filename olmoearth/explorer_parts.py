@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from .desk import fit_memory
 from .explorer_core import Cells, Scatter, Series, clusters, colours, nearest, paint, scatter, similarity, thumbnails
-from .explorer_probe import Labels, LiveProbe, cells_at, lonlat_of, uncertainty
+from .explorer_probe import Labels, LiveProbe, cells_at, label_colours, lonlat_of, uncertainty
 from .layers import Bar, Layer, PanelLayer, VectorLayer
-from .maps import Panel, class_colours, classes_rgb, png_url
+from .maps import Panel, classes_rgb, png_url
 from .model import OlmoEarth
 from .pretrained import load
 from .samples import InputError, Sample
@@ -171,7 +171,7 @@ class Cloud:
         self.pipe.send(list(colours))
 
 # %% ../nbs/22b_explorer_parts.ipynb #04e370ab
-WANTED, UNWANTED = "#1a9850", "#d73027"   # outlines of clicked cells
+WANTED, UNWANTED = "#ff2fd0", "#ff5a00"   # outlines of clicked cells
 VIEWS = ("RGB", "PCA", "clusters", "similarity", "probe", "uncertainty", "disagreement")
 
 
@@ -245,7 +245,7 @@ class Views:
             shown = [*wanted[-3:], *self.best]
             words = ["clicked"] * len(wanted[-3:]) + [f"{like[i]:.2f}" for i in self.best]
             self.strip = strip_html(list(zip(thumbnails(picture, cells, shown, 8 * self.recipe.patch_size), words, strict=True)))
-        return self._scaled(like, "similarity", unit="cosine")
+        return self._scaled(like, "similarity", unit="similarity (cosine)")
 
     def _learned(self) -> np.ndarray:
         "Probabilities (K, n)."
@@ -256,14 +256,14 @@ class Views:
     def _probe(self, cells: Cells) -> Layer:
         p = self._learned()
         best, names = p.argmax(0).astype(np.int16), dict(enumerate(self.names))
-        panel = classes_rgb(cells.grid(best, -1), names, title="probe", like=self._place())
+        panel = classes_rgb(cells.grid(best, -1), names, label_colours(self.names), "probe", self._place())
         return self._show(panel, best, lambda i: f"{names[int(best[i])]} {100 * p[best[i], i]:.0f} %", names)
 
-    def _uncertainty(self, cells: Cells) -> Layer: return self._scaled(uncertainty(self._learned()), "uncertainty", "magma")
+    def _uncertainty(self, cells: Cells) -> Layer: return self._scaled(uncertainty(self._learned()), "uncertainty", "magma", "uncertainty")
 
     def _disagreement(self, cells: Cells) -> Layer:
         if self.differ is None: raise InputError("there is nothing to disagree with; press compare with another model, patch size or other sensors first")
-        return self._scaled(self.differ, "disagreement", "magma", "share of neighbours")
+        return self._scaled(self.differ, "disagreement", "magma", "disagreement")
 
     def _place(self) -> Panel: return Panel(np.zeros((*self._ready().shape, 4), np.uint8), crs=self._ready().crs, transform=self._ready().transform)
 
@@ -279,7 +279,7 @@ class Views:
         cells, found = self._ready(), {}
         for key, places, colour in (("positive", self.wanted, WANTED), ("negative", self.unwanted, UNWANTED)):
             if places: found[key] = [square(cells, r, c) for r, c in cells_at(cells, places)], colour
-        for k, colour in class_colours(dict(enumerate(self.names))).items():
+        for k, colour in label_colours(self.names).items():
             marks = [m for m in self.labels.marks if m.name == self.names[k]] if self.labels is not None else []
             shapes = [m.geometry if m.geometry.get("type", "Point").endswith("Polygon") else square(cells, *cells.places(m.index)[0]) for m in marks]
             found[f"label: {self.names[k]}"] = shapes, colour
@@ -295,8 +295,9 @@ class Views:
 
 
 def square(cells: Cells, row: int, col: int) -> dict[str, Any]:
-    "The outline of a cell, GeoJSON in degrees."
-    corners = lonlat_of(cells, np.array([0, 0, 1, 1, 0]) + row - .5, np.array([0, 1, 1, 0, 0]) + col - .5)
+    "A frame around a cell, wide enough to be seen on a map of all cells, GeoJSON in degrees."
+    r = max(.5, max(cells.shape) / 120)
+    corners = lonlat_of(cells, np.array([-r, -r, r, r, -r]) + row, np.array([-r, r, r, -r, -r]) + col)
     return {"type": "Polygon", "coordinates": [corners.tolist()]}
 
 # %% ../nbs/22b_explorer_parts.ipynb #0030e7a5
@@ -311,7 +312,7 @@ class Tools:
         self.view = w.Dropdown(options=VIEWS, description="view", layout=wide(190), style={"description_width": "36px"})
         self.kinds = w.IntSlider(value=explorer.k, min=2, max=20, description="kinds", continuous_update=False, layout=wide(260))
         self.probe = w.Dropdown(options=[("nearest neighbours", "knn"), ("logistic", "logistic")], description="probe", layout=wide(230), style={"description_width": "40px"})
-        self.mode = w.ToggleButtons(options=MODES, description="click:", style={"button_width": "74px", "description_width": "36px"})
+        self.mode = w.ToggleButtons(options=MODES, style={"button_width": "82px"}, tooltips=("what is here", "like this", "unlike this", "this is a ..."))
         self.name = w.Combobox(placeholder="class, e.g. water", description="class", ensure_option=False, layout=wide(200), style={"description_width": "40px"})
         self.path = w.Text(placeholder="labels.geojson, layer.tif, layer.zarr", description="file", layout=wide(330), style={"description_width": "30px"})
         self.other = w.Text(placeholder="the same model", description="model", layout=wide(240), style={"description_width": "44px"})
@@ -331,9 +332,9 @@ class Tools:
         for widget, f in ((self.view, e.look), (self.kinds, e.cluster), (self.probe, e.use_probe)): self._obey(widget, f)
         for widget, what in ((self.mode, "mode"), (self.name, "name")): self._obey(widget, lambda v, what=what: setattr(e, what, v))
         row = lambda *parts: w.HBox(parts, layout={"flex_flow": "row wrap"})
-        more = w.Accordion([row(self.other, self.patch, self.sensors, self.compare), row(self.path, *self.files), row(e.chooser.widget)],
-                           titles=("compare with", "files", "device"), selected_index=None)
-        self.rows = [row(self.view, self.kinds, self.probe, self.cloud), row(self.mode, self.name, *self.clicks), more]
+        more = w.VBox([row(self.other, self.patch, self.sensors, self.compare), row(self.path, *self.files), row(e.chooser.widget)])
+        self.rows = [row(self.view, self.kinds, self.probe, self.cloud), row(w.Label("click", layout=wide(36)), self.mode, self.name, *self.clicks),
+                     w.Accordion([more], titles=("compare with, files, device",), selected_index=None)]
         self.strip, self.chart, self.side = w.HTML(), w.HTML(), w.VBox([])
         self.sync()
 

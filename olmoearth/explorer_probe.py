@@ -18,8 +18,8 @@ from .samples import InputError, centres
 from .settings import rng
 
 # %% auto #0
-__all__ = ['MOST_CELLS', 'lonlat_of', 'cells_at', 'Mark', 'Labels', 'to_geojson', 'from_geojson', 'LiveProbe', 'uncertainty',
-           'disagreement', 'fit_like', 'write_layer']
+__all__ = ['MOST_CELLS', 'lonlat_of', 'cells_at', 'Mark', 'Labels', 'label_colours', 'to_geojson', 'from_geojson', 'LiveProbe',
+           'uncertainty', 'disagreement', 'fit_like', 'write_layer']
 
 # %% ../nbs/22a_explorer_probe.ipynb #f4d490c5
 def lonlat_of(
@@ -140,6 +140,20 @@ def _cells_in(cells: Cells, geometry: dict[str, Any]) -> np.ndarray:
         inside = rasterize([(there, 1)], cells.shape, transform=transform, all_touched=touched, dtype="uint8").astype(bool) & (cells.number >= 0)   # type: ignore[arg-type]
         if inside.any(): break
     return cells.number[inside]
+
+# %% ../nbs/22a_explorer_probe.ipynb #3d60eaab
+_APART = ("#e49635", "#ee6677", "#ccbb44", "#aa3377", "#228833", "#333333", "#f4a6c0", "#00a884", "#7b4173", "#ffe119", "#9a6324", "#419bdf")
+
+def label_colours(
+    names: Sequence[str],   # classes, in order of their first label
+) -> dict[int, str]:        # position -> "#rrggbb"; does not change for the first ones when more come, but for usual names
+    "Colours of classes that can be told apart."
+    rgb = lambda c: np.array([*bytes.fromhex(c[1:])], float)
+    out: dict[int, str] = {}
+    for k, colour in class_colours(dict(enumerate(names))).items():
+        apart = lambda c: min((float(np.linalg.norm(rgb(c) - rgb(o))) for o in out.values()), default=999.)
+        out[k] = colour if apart(colour) > 100 else max(_APART, key=apart)
+    return out
 
 # %% ../nbs/22a_explorer_probe.ipynb #f4f4c798
 def to_geojson(
@@ -353,7 +367,7 @@ def _write_cog(path: Path, values: np.ndarray, cells: Cells, name: str, classes:
         for i, n in enumerate(names or [name] * d, 1): dst.set_band_description(i, n)
         if classes:
             dst.update_tags(classes=json.dumps(classes))
-            dst.write_colormap(1, {k: (*bytes.fromhex(c[1:]), 255) for k, c in class_colours(classes).items()})
+            dst.write_colormap(1, {k: (*bytes.fromhex(c[1:]), 255) for k, c in zip(classes, label_colours(list(classes.values())).values(), strict=True)})
         rasterio.shutil.copy(dst, path, driver="COG", compress="deflate", overview_resampling="nearest" if classes or picture else "average")
 
 def _write_zarr(path: Path, values: np.ndarray, cells: Cells, name: str, classes: dict[int, str] | None, names: list[str], picture: bool) -> None:
