@@ -171,8 +171,7 @@ class Explorer(Views, Desk):
             cells = self._ready()
             self.other = Cells.of(embedding)
             self.differ = disagreement(cells, self.other)
-            same = other.model == self.recipe.model and len(self.fit.mean) == self.other.unit.shape[1]
-            panel = colours(self.other, self.fit if same else fit_like(self.other, cells, self.fit))
+            panel = colours(self.other, fit_like(self.other, cells, self.fit))  # other patches shift all vectors, so not through the same directions
             self.look("PCA")
             self.canvas.show(PanelLayer(panel, "compared"), "compared")
             self.canvas.swipe("compared")
@@ -284,7 +283,7 @@ class Explorer(Views, Desk):
     def _marks(self) -> None:
         "Outlines of clicked and labelled cells."
         layers = self.outlines()
-        for old in [n for n in self.canvas.shown if (n in ("positive", "negative") or n.startswith("label: ")) and n not in layers]: self.canvas.hide(old)
+        for old in [n for n in self.canvas.shown if n in ("positive", "negative", "labels") and n not in layers]: self.canvas.hide(old)
         for key, layer in layers.items(): self.canvas.show(layer, key)
 
     # the cloud

@@ -25,8 +25,8 @@ from .settings import require
 from .sources import Source
 
 # %% auto #0
-__all__ = ['BLOCK', 'COLOURS', 'WANTED', 'UNWANTED', 'VIEWS', 'MODES', 'model_of', 'Recipe', 'Stopped', 'embed_watched',
-           'blocks_of_scene', 'strip_html', 'chart_svg', 'Cloud', 'Views', 'square', 'Tools']
+__all__ = ['BLOCK', 'COLOURS', 'WANTED', 'UNWANTED', 'LABELLED', 'VIEWS', 'MODES', 'model_of', 'Recipe', 'Stopped',
+           'embed_watched', 'blocks_of_scene', 'strip_html', 'chart_svg', 'Cloud', 'Views', 'square', 'Tools']
 
 # %% ../nbs/22b_explorer_parts.ipynb #f131086c
 def model_of(
@@ -171,7 +171,7 @@ class Cloud:
         self.pipe.send(list(colours))
 
 # %% ../nbs/22b_explorer_parts.ipynb #04e370ab
-WANTED, UNWANTED = "#ff2fd0", "#ff5a00"   # outlines of clicked cells
+WANTED, UNWANTED, LABELLED = "#ff2fd0", "#ff5a00", "#111111"   # outlines of clicked and labelled cells; in the colour of its class a label would not be seen
 VIEWS = ("RGB", "PCA", "clusters", "similarity", "probe", "uncertainty", "disagreement")
 
 
@@ -279,10 +279,9 @@ class Views:
         cells, found = self._ready(), {}
         for key, places, colour in (("positive", self.wanted, WANTED), ("negative", self.unwanted, UNWANTED)):
             if places: found[key] = [square(cells, r, c) for r, c in cells_at(cells, places)], colour
-        for k, colour in label_colours(self.names).items():
-            marks = [m for m in self.labels.marks if m.name == self.names[k]] if self.labels is not None else []
-            shapes = [m.geometry if m.geometry.get("type", "Point").endswith("Polygon") else square(cells, *cells.places(m.index)[0]) for m in marks]
-            found[f"label: {self.names[k]}"] = shapes, colour
+        if self.labels is not None and self.labels.marks:
+            shapes = [m.geometry if m.geometry.get("type", "Point").endswith("Polygon") else square(cells, *cells.places(m.index)[0]) for m in self.labels.marks]
+            found["labels"] = shapes, LABELLED
         page = lambda shapes: {"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {}, "geometry": g} for g in shapes]}
         return {key: VectorLayer(page(shapes), key, colour) for key, (shapes, colour) in found.items()}
 
