@@ -383,6 +383,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'olmoearth/explorer_parts.py'),
                                           'olmoearth.explorer_parts.Tools._obey': ( 'explorer_parts.html#tools._obey',
                                                                                     'olmoearth/explorer_parts.py'),
+                                          'olmoearth.explorer_parts.Tools._open': ( 'explorer_parts.html#tools._open',
+                                                                                    'olmoearth/explorer_parts.py'),
                                           'olmoearth.explorer_parts.Tools.sync': ( 'explorer_parts.html#tools.sync',
                                                                                    'olmoearth/explorer_parts.py'),
                                           'olmoearth.explorer_parts.Views': ('explorer_parts.html#views', 'olmoearth/explorer_parts.py'),

@@ -4,6 +4,7 @@
 
 # %% ../nbs/22b_explorer_parts.ipynb #0d16a258
 from __future__ import annotations
+import asyncio
 import copy
 import html
 import math
@@ -25,7 +26,7 @@ from .settings import require
 from .sources import Source
 
 # %% auto #0
-__all__ = ['BLOCK', 'COLOURS', 'WANTED', 'UNWANTED', 'LABELLED', 'VIEWS', 'MODES', 'model_of', 'Recipe', 'Stopped',
+__all__ = ['BLOCK', 'COLOURS', 'WANTED', 'UNWANTED', 'LABELLED', 'VIEWS', 'SCRIPTS', 'MODES', 'model_of', 'Recipe', 'Stopped',
            'embed_watched', 'blocks_of_scene', 'strip_html', 'chart_svg', 'Cloud', 'Views', 'square', 'Tools']
 
 # %% ../nbs/22b_explorer_parts.ipynb #f131086c
@@ -155,8 +156,11 @@ class Cloud:
         picked: Callable[[Sequence[int]], Any],     # picked(points inside the lasso)
     ):
         hv, pn = require("holoviews", "maps"), require("panel", "maps")
-        hv.extension("bokeh", inline=True)
-        pn.extension(inline=True)
+        with require("IPython.utils.capture", "maps").capture_output() as said:     # a button has no cell to put the scripts into
+            hv.extension("bokeh", inline=True)
+            require("panel.io.notebook", "maps").load_notebook(inline=True)      # outside a cell the extension sends nothing; inline: there may be no network
+        shown = tuple({"output_type": "display_data", "data": dict(o.data), "metadata": dict(o.metadata or {})} for o in said.outputs)
+        self.scripts = require("ipywidgets", "maps").Output(outputs=shown, layout={"max_height": "1px", "overflow": "hidden"})
         self.points, self.pipe = points, hv.streams.Pipe(data=list(colours))
         def draw(data: Sequence[str]) -> Any:
             return hv.Points((points.xy[:, 0], points.xy[:, 1], np.array(data)), ["direction 1", "direction 2"], ["colour"])
@@ -300,6 +304,7 @@ def square(cells: Cells, row: int, col: int) -> dict[str, Any]:
     return {"type": "Polygon", "coordinates": [corners.tolist()]}
 
 # %% ../nbs/22b_explorer_parts.ipynb #0030e7a5
+SCRIPTS = 2.   # seconds for the scripts of the cloud to run
 MODES = ("look", "positive", "negative", "label")
 
 
@@ -334,7 +339,7 @@ class Tools:
         more = w.VBox([row(self.other, self.patch, self.sensors, self.compare), row(self.path, *self.files), row(e.chooser.widget)])
         self.rows = [row(self.view, self.kinds, self.probe, self.cloud), row(w.Label("click", layout=wide(36)), self.mode, self.name, *self.clicks),
                      w.Accordion([more], titles=("compare with, files, device",), selected_index=None)]
-        self.strip, self.chart, self.side = w.HTML(), w.HTML(), w.VBox([])
+        self.strip, self.chart, self.side, self.opened = w.HTML(), w.HTML(), w.VBox([]), None
         self.sync()
 
     def _obey(self, widget: Any, f: Callable[[Any], Any]) -> None:
@@ -346,6 +351,13 @@ class Tools:
         if not self.path.value.strip(): raise InputError("type the name of a file first: labels.geojson, or layer.tif")
         return self.path.value.strip()
 
+    def _open(self, cloud: Cloud) -> None:
+        "Scripts first, the plot when they have run."
+        self.opened, self.side.children = cloud, [cloud.scripts]
+        def plot() -> None: self.side.children = [cloud.scripts, cloud.widget]
+        try: asyncio.get_running_loop().call_later(SCRIPTS, plot)
+        except RuntimeError: plot()
+
     def sync(self) -> None:
         "Bring the widgets in line with the explorer."
         e, self.busy = self.explorer, True
@@ -356,5 +368,5 @@ class Tools:
             self.probe.layout.display = "flex" if e.view in ("probe", "uncertainty") else "none"
             if self.strip.value != e.strip: self.strip.value = e.strip
             if self.chart.value != e.chart: self.chart.value = e.chart
-            if e.cloud is not None and not self.side.children: self.side.children = [e.cloud.widget]
+            if e.cloud is not None and self.opened is not e.cloud: self._open(e.cloud)
         finally: self.busy = False
