@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import torch
+from .layers import Part
 from .maps import class_colours
-from .prediction_core import Box, Prediction, Sheet
+from .prediction_core import Prediction, Sheet
 from .predictions import LAYERS, NOTHING, ScoreJob, _pixel_grid, draw_layers
 from .predictors import Facts
-from .samples import InputError
+from .samples import InputError, moved
 from .sources import Source
 from .windows import Block, Grid, Side, blend
 
@@ -31,7 +32,7 @@ class Cancelled(RuntimeError):
 def box_scores(
     source: Source,                    # see `open_scene`
     predictor: Any,                    # a Predictor
-    window: Box,
+    window: Part,
     *, shift: tuple[int, int] = (0, 0),   # pixels to move the tiles by
     overlap: int | None = None,           # pixels that neighbouring tiles share; None: a quarter of a tile
     batch_size: int = 16,                 # tiles at a time
@@ -56,7 +57,7 @@ def box_scores(
         out[b.rows.start - window[0]:b.rows.stop - window[0], b.cols.start - window[1]:b.cols.stop - window[1]] = blend(grid, b, np.concatenate(parts))
     return out
 
-def _blocks(grid: Grid, window: Box, side: int = 256) -> list[Block]:
+def _blocks(grid: Grid, window: Part, side: int = 256) -> list[Block]:
     "A box in parts that fit into memory."
     row, col, height, width = window
     return [grid.cut(slice(r, min(r + side, row + height)), slice(c, min(c + side, col + width))) for r in range(row, row + height, side) for c in range(col, col + width, side)]
@@ -117,7 +118,7 @@ def tile_shifts(
 def instability(
     source: Source,
     predictor: Any,               # a Predictor
-    window: Box,
+    window: Part,
     phases: int = 4,              # how often to move the tiles
     **how: Any,                   # overlap, batch_size, progress, cancelled: see `box_scores`
 ) -> tuple[np.ndarray, np.ndarray]:   # (h, w) float32 share that disagrees, or standard deviation; (h, w) commonest class, or mean
@@ -128,8 +129,8 @@ def instability(
     for i, shift in enumerate(shifts):
         said = lambda done, total, i=i: tell(i * total + done, len(shifts) * total)
         found.append(box_scores(source, predictor, window, shift=shift, progress=said, **how))
-    x = np.stack(found)                                                            # (phases, h, w, K)
-    seen = np.isfinite(x).all((0, 3))
+    x: Any = np.stack(found)                                                            # (phases, h, w, K)
+    seen: Any = np.isfinite(x).all((0, 3))
     if not facts.classes: return np.where(seen, x[..., 0].std(0), np.nan).astype(np.float32), x[..., 0].mean(0)
     top = np.where(seen[..., None], x, 0).argmax(-1)                               # (phases, h, w)
     votes = np.stack([(top == k).sum(0) for k in range(x.shape[-1])])              # (K, h, w)
@@ -155,18 +156,20 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in zip(names, paths, strict=False): _write(prediction, name, cut, path)
     draft = paths[-1].with_suffix(".draft")
-    draft.write_text(json.dumps({"type": "FeatureCollection", "features": _features(prediction, cut, rasterio.Affine(*(prediction.place(cut) or ())))}) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps({"type": "FeatureCollection", "features": _features(prediction, cut, rasterio.Affine(*(_place(prediction, cut))))}) + "\n", encoding="utf-8")
     draft.replace(paths[-1])
     return paths
 
-def _write(prediction: Prediction, name: str, cut: Box, path: Path) -> None:
+def _place(prediction: Prediction, cut: Part) -> tuple[float, ...]: return moved(prediction.transform or (), *cut[:2])
+
+def _write(prediction: Prediction, name: str, cut: Part, path: Path) -> None:
     "One layer; the file appears when it is whole."
     import rasterio
     import rasterio.shutil
     v = prediction.read(name, cut)
     draft = path.with_suffix(".draft.tif")
     how = {"driver": "GTiff", "height": cut[2], "width": cut[3], "count": 1, "dtype": v.dtype, "nodata": NOTHING if v.dtype == np.uint8 else np.nan}
-    with rasterio.open(draft, "w", **how, crs=prediction.crs, transform=rasterio.Affine(*(prediction.place(cut) or ()))) as f:
+    with rasterio.open(draft, "w", **how, crs=prediction.crs, transform=rasterio.Affine(*(_place(prediction, cut)))) as f:
         f.update_tags(olmoearth_prediction=name, classes=json.dumps(prediction.facts.classes))
         f.set_band_description(1, LAYERS.get(name, ("", "", name))[2])
         if name == "classes": f.write_colormap(1, {k: (*bytes.fromhex(c[1:]), 255) for k, c in class_colours(prediction.facts.classes).items()} | {NOTHING: (0, 0, 0, 0)})
@@ -174,11 +177,12 @@ def _write(prediction: Prediction, name: str, cut: Box, path: Path) -> None:
     rasterio.shutil.copy(draft, path, driver="COG", compress="deflate", overview_resampling="mode" if v.dtype == np.uint8 else "average")
     draft.unlink()
 
-def _features(prediction: Prediction, cut: Box, transform: Any) -> list[dict[str, Any]]:
+def _features(prediction: Prediction, cut: Part, transform: Any) -> list[dict[str, Any]]:
     "Polygons of classes, or the box; longitude and latitude, as GeoJSON wants it."
     from rasterio.features import rasterize, shapes
     from rasterio.warp import transform_geom
-    v, sure = prediction.read(prediction.answer, cut), prediction.read("probability", cut) if "probability" in prediction.maps else None
+    v: Any = prediction.read(prediction.answer, cut)
+    sure: Any = prediction.read("probability", cut) if "probability" in prediction.maps else None
     turn = lambda g: transform_geom(prediction.crs, "EPSG:4326", g, precision=7)
     if not prediction.facts.classes:
         x, y = [transform * c for c in ((0, 0), (cut[3], 0), (cut[3], cut[2]), (0, cut[2]), (0, 0))], v[np.isfinite(v)]

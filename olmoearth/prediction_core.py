@@ -6,53 +6,55 @@
 from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np
-from .maps import Panel, classes_rgb
+from .layers import Bar, Layer, Part, _inside, middles
+from .maps import Panel, class_colours, classes_rgb, place
 from .predictions import LAYERS, NOTHING, open_prediction
 from .predictors import Facts
-from .samples import InputError, Label, moved
+from .samples import InputError, Label
 from .settings import require
 
 # %% auto #0
-__all__ = ['Box', 'SCALES', 'OUTCOMES', 'File', 'Sheet', 'step_of', 'Prediction', 'open_maps', 'paint', 'draw', 'Truth',
-           'truth_of', 'ClassScores', 'ValueScores', 'scores_in', 'confusion', 'common']
+__all__ = ['SCALES', 'NAMES', 'OUTCOMES', 'File', 'Sheet', 'cells_of', 'Prediction', 'open_maps', 'ends_of', 'paint', 'Truth',
+           'truth_of', 'thin', 'ClassScores', 'ValueScores', 'scores_in', 'confusion', 'common', 'MapLayer']
 
 # %% ../nbs/23_prediction_core.ipynb #d725c44d
-Box = tuple[int, int, int, int]   # first row, first column, rows, columns, in pixels of the scene
-
-
 @dataclass(frozen=True)
 class File:
     "A map in a GeoTIFF."
     path: Path
-    def read(self, row: int, col: int, height: int, width: int, step: int) -> np.ndarray:
-        "A window, thinned."
+    def read(self, part: Part, shape: tuple[int, int], exact: bool = False) -> np.ndarray:
+        "A window at so many rows and columns."
         import rasterio
-        with rasterio.open(self.path) as f:                                     # opened anew: threads may read at once
-            return f.read(1, window=rasterio.windows.Window(col, row, width, height), out_shape=(-(-height // step), -(-width // step)))   # type: ignore[call-arg]
+        how: Any = {"OVERVIEW_LEVEL": "NONE"} if exact else {}
+        with rasterio.open(self.path, **how) as f:                              # opened anew: threads may read at once
+            return f.read(1, window=rasterio.windows.Window(part[1], part[0], part[3], part[2]), out_shape=shape)   # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)
 class Sheet:
     "A map in memory, filled box by box."
-    values: Any                    # (H, W) array, or a lazy one
+    values: Any                     # (H, W) array, or a lazy one
     seen: np.ndarray | None = None  # (H, W) bool; None: all of it
-    def read(self, row: int, col: int, height: int, width: int, step: int) -> np.ndarray:
-        "A window, thinned."
-        cut = slice(row, row + height, step), slice(col, col + width, step)
-        v = np.asarray(self.values[cut])
-        return v if self.seen is None else np.where(self.seen[cut], v, v.dtype.type(NOTHING if v.dtype == np.uint8 else np.nan))
+    def read(self, part: Part, shape: tuple[int, int], exact: bool = False) -> np.ndarray:
+        "A window at so many rows and columns."
+        row, col, height, width = part
+        at = np.ix_(middles(0, height, shape[0]), middles(0, width, shape[1]))
+        v = np.asarray(self.values[row:row + height, col:col + width])[at]
+        if self.seen is None: return v
+        return np.where(self.seen[row:row + height, col:col + width][at], v, v.dtype.type(NOTHING if v.dtype == np.uint8 else np.nan))
 
-# %% ../nbs/23_prediction_core.ipynb #509f315e
-def step_of(
-    window: Box,
-    size: int = 1024,   # most pixels a side
-) -> int:
-    "Every how many pixels to read."
-    return max(1, -(-max(window[2:]) // size))
+# %% ../nbs/23_prediction_core.ipynb #f4e91be3
+def cells_of(
+    part: Part,
+    size: int = 1024,   # most cells a side
+) -> tuple[int, int]:
+    "Rows and columns that a window is read at."
+    step = max(1., max(part[2:]) / size)
+    return max(1, round(part[2] / step)), max(1, round(part[3] / step))
 
 
 @dataclass(frozen=True)
@@ -67,29 +69,20 @@ class Prediction:
 
     def fit(
         self, window: Sequence[int] | None,   # row, column, rows, columns; None: all
-    ) -> Box:
+    ) -> Part:
         "The part of a window that lies in the scene. Raises InputError where none does."
-        row, col, height, width = (0, 0, *self.shape) if window is None else (int(v) for v in window)
-        top, left, bottom, right = max(row, 0), max(col, 0), min(row + height, self.shape[0]), min(col + width, self.shape[1])
-        if bottom <= top or right <= left:
-            raise InputError(f"the box (rows {row} to {row + height}, columns {col} to {col + width}) "
-                             f"lies outside the scene of {self.shape[0]} x {self.shape[1]} px; draw it on the scene")
-        return top, left, bottom - top, right - left
+        return _inside(tuple(window) if window is not None else None, self.shape, self.name or "the prediction")   # type: ignore[arg-type]
 
     def read(
         self, layer: str,
         window: Sequence[int] | None = None,   # None: all
-        step: int = 1,                         # every how many pixels
+        size: int | None = None,               # most cells a side; None: every pixel
+        exact: bool = False,                   # True: no overviews
     ) -> np.ndarray:                           # (h, w)
         "A window of a layer. Raises InputError for a layer that is not there."
         if layer not in self.maps: raise InputError(f"this prediction has no layer {layer!r}; it has {', '.join(self.maps)}")
-        return self.maps[layer].read(*self.fit(window), step)
-
-    def place(self, window: Sequence[int], step: int = 1) -> tuple[float, ...] | None:
-        "The transform of a thinned window."
-        if self.transform is None: return None
-        a, b, c, d, e, f = moved(self.transform, *window[:2])
-        return a * step, b * step, c, d * step, e * step, f
+        part = self.fit(window)
+        return self.maps[layer].read(part, cells_of(part, size) if size else part[2:], exact)
 
     @property
     def answer(self) -> str: return "classes" if self.facts.classes else "values"   # the layer that says what is there
@@ -101,60 +94,57 @@ def open_maps(
     "A prediction to look at. Raises InputError for what is none."
     if isinstance(thing, Prediction): return thing
     path = Path(thing) if isinstance(thing, (str, Path)) else None
-    ds = thing if path is None else open_prediction(path)
+    ds: Any = thing if path is None else open_prediction(path)
     if "kind" not in getattr(ds, "attrs", {}) or not {"classes", "values"} & set(ds):
         raise InputError(f"a prediction is a folder that predict_scene wrote, or what open_prediction gives; this is a {type(thing).__name__}")
-    first = ds[next(k for k in ("classes", "values") if k in ds)]
-    known = first.rio.crs
-    crs = known and (f"EPSG:{n}" if (n := known.to_epsg()) else known.to_wkt())
     layers = {str(k): File(path / f"{k}.tif") if path else Sheet(v) for k, v in ds.items() if v.ndim == 2}
-    return Prediction(Facts.of(ds.attrs), layers, first.shape, crs, tuple(first.rio.transform())[:6] if known else None, ds.attrs.get("scene", ""))
-
-
+    first = ds[next(k for k in ("classes", "values") if k in ds)]
+    crs, transform = place(first)
+    return Prediction(Facts.of(ds.attrs), layers, first.shape, crs, transform if crs else None, str(ds.attrs.get("scene", "")))
 
 # %% ../nbs/23_prediction_core.ipynb #67d57775
-SCALES: Mapping[str, tuple[str, float | None, float | None]] = {   # layer -> colours, lowest, highest; None: from what is in view
+SCALES: Mapping[str, tuple[str, float | None, float | None]] = {   # layer -> colours, lowest, highest; None: from the numbers
     "probability": ("viridis", 0, 1), "uncertainty": ("magma", 0, 1), "instability": ("magma", 0, None), "set_size": ("viridis", 1, None),
     "values": ("viridis", None, None), "half_width": ("magma", 0, None), "error": ("RdBu_r", None, None)}
 
 
+def _numbers(values: np.ndarray) -> np.ndarray:
+    "As float64, NaN where nothing is."
+    return np.where(values == NOTHING, np.nan, values.astype(np.float64)) if values.dtype == np.uint8 else values.astype(np.float64)
+
+def ends_of(
+    values: np.ndarray,   # (h, w)
+    layer: str,           # one of SCALES
+) -> tuple[float, float]:
+    "Ends of the scale of a layer."
+    v, (_, low, high) = _numbers(values), SCALES[layer]
+    v = v[np.isfinite(v)]
+    found = np.percentile(v, [2, 98]) if len(v) else np.array([0., 1.])
+    if layer == "error": found = np.array([-1., 1.]) * np.abs(found).max()
+    low, high = float(found[0] if low is None else low), float(found[1] if high is None else high)
+    return low, high if high > low else low + 1
+
+def _stops(layer: str, ends: tuple[float, float], n: int) -> list[tuple[float, str]]:
+    "Numbers along a scale, and their colours."
+    colours = require("matplotlib", "maps").colormaps[SCALES[layer][0]]
+    return [(ends[0] + s * (ends[1] - ends[0]), "#" + "".join(f"{round(255 * c):02x}" for c in colours(s)[:3])) for s in np.linspace(0, 1, n)]
+
 def paint(
     values: np.ndarray,               # (h, w)
-    layer: str,                       # what they are
-    facts: Facts,
+    layer: str,                       # one of SCALES
     title: str = "",
-    ends: tuple[float, float] | None = None,   # of the scale; None: as in SCALES
+    ends: tuple[float, float] | None = None,   # of the scale; None: `ends_of`
 ) -> Panel:
-    "One layer as a picture, with its legend."
-    if layer == "classes":
-        return classes_rgb(values, facts.classes, title=title or "prediction")
-    name, low, high = SCALES[layer]
-    v = values.astype(np.float64)
-    if values.dtype == np.uint8: v[values == NOTHING] = np.nan
+    "Numbers as a picture, with a legend."
+    v, (low, high) = _numbers(values), ends or ends_of(values, layer)
     seen = np.isfinite(v)
-    if ends is None:
-        found = np.percentile(v[seen], [2, 98]) if seen.any() else np.array([0., 1.])
-        if layer == "error": found = np.array([-1., 1.]) * np.abs(found).max()
-        ends = float(found[0] if low is None else low), float(found[1] if high is None else high)
-    low, high = ends[0], ends[1] if ends[1] > ends[0] else ends[0] + 1
-    colours = require("matplotlib", "maps").colormaps[name]
-    image = (255 * colours(np.clip((np.where(seen, v, low) - low) / (high - low), 0, 1))).round().astype(np.uint8)
-    image[..., 3] = 255 * seen
-    stops = np.linspace(0, 1, 5 if layer != "set_size" else min(5, round(high - low) + 1))
-    legend = {f"{low + s * (high - low):.3g}": "#" + "".join(f"{round(255 * c):02x}" for c in colours(s)[:3]) for s in stops}
-    return Panel(image, title or LAYERS.get(layer, ("", "", layer))[2], legend)
+    image = np.round(255 * require("matplotlib", "maps").colormaps[SCALES[layer][0]](np.clip((np.where(seen, v, low) - low) / (high - low), 0, 1))).astype(np.uint8)
+    image[~seen] = 0
+    return Panel(image, title or NAMES.get(layer, layer), {f"{k:.3g}": c for k, c in _stops(layer, (low, high), 5)})
 
-def draw(
-    prediction: Prediction,
-    layer: str,
-    window: Sequence[int] | None = None,       # None: all
-    size: int = 1024,                          # most pixels a side
-    ends: tuple[float, float] | None = None,   # of the scale, see `paint`
-) -> Panel:
-    "A window of a layer as a picture with its place. Raises InputError for a layer that is not there, and a window outside the scene."
-    cut = prediction.fit(window)
-    step = step_of(cut, size)
-    return replace(paint(prediction.read(layer, cut, step), layer, prediction.facts, ends=ends), crs=prediction.crs, transform=prediction.place(cut, step))
+
+NAMES: Mapping[str, str] = {k: v[2].split(",")[0].lower() for k, v in LAYERS.items()} | {   # what a layer is called
+    "classes": "prediction", "values": "prediction", "uncertainty": "uncertainty", "instability": "changes with the tiling", "confusion": "confusion", "error": "map less labels"}
 
 # %% ../nbs/23_prediction_core.ipynb #825d49f2
 class Truth(NamedTuple):
@@ -194,6 +184,11 @@ def truth_of(
             f"for one of {', '.join(facts.classes.values())}, or add its number to label.ignore") if new else ""
     return Truth(out, facts.classes | new, note)
 
+
+def thin(truth: Truth, part: Part, shape: tuple[int, int]) -> np.ndarray:
+    "Labels of a window at so many rows and columns: one pixel for each cell."
+    return truth.values[np.ix_(middles(part[0], part[2], shape[0]), middles(part[1], part[3], shape[1]))]
+
 # %% ../nbs/23_prediction_core.ipynb #1f1c46a7
 @dataclass(frozen=True)
 class ClassScores:
@@ -201,7 +196,7 @@ class ClassScores:
     names: tuple[str, ...]
     counts: np.ndarray   # (C, C) pixels: rows what is there, columns what the map says
     unseen: int          # labelled pixels without a prediction, which do not count
-    step: int = 1        # every how many pixels were counted
+    step: float = 1      # pixels from one that was counted to the next
 
     def _share(self, above: np.ndarray, below: np.ndarray) -> np.ndarray: return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
 
@@ -240,7 +235,7 @@ class ValueScores:
     r2: float         # share of the variance that is explained; below 0: worse than the mean of the labels
     covered: float    # share of labels inside the interval; NaN: the map has none
     unseen: int
-    step: int = 1
+    step: float = 1
 
     def rows(self) -> list[tuple[str, ...]]:
         "Name and number."
@@ -256,12 +251,13 @@ def scores_in(
     size: int = 1024,                      # most pixels a side to count
 ) -> ClassScores | ValueScores:
     "Compare what is in a window. Raises InputError for a window outside the scene."
-    cut = prediction.fit(window)
-    step = step_of(cut, size)
-    there = truth.values[cut[0]:cut[0] + cut[2]:step, cut[1]:cut[1] + cut[3]:step]
-    said = prediction.read(prediction.answer, cut, step)
+    part = prediction.fit(window)
+    shape = cells_of(part, size)
+    step = part[2] / shape[0]
+    there = thin(truth, part, shape)
+    said = prediction.read(prediction.answer, part, size, exact=True)
     if not prediction.facts.classes:
-        half = prediction.read("half_width", cut, step) if "half_width" in prediction.maps else None
+        half = prediction.read("half_width", part, size, exact=True) if "half_width" in prediction.maps else None
         return _value_scores(said, there, half, step)
     codes = np.array(list(truth.classes))
     at = np.full(codes.max() + 2, -1)                                           # class -> number of its row; the last one: not labelled
@@ -271,10 +267,10 @@ def scores_in(
     counts = np.bincount(at[there[both]] * len(codes) + at[said[both].astype(int)], minlength=len(codes) ** 2).reshape(len(codes), -1)
     return ClassScores(tuple(truth.classes.values()), counts, int((labelled & ~drawn).sum()), step)
 
-def _value_scores(said: np.ndarray, there: np.ndarray, half: np.ndarray | None, step: int) -> ValueScores:
+def _value_scores(said: np.ndarray, there: np.ndarray, half: np.ndarray | None, step: float) -> ValueScores:
     known = np.isfinite(there)
     both = known & np.isfinite(said)
-    if not both.any(): return ValueScores(0, *[math.nan] * 5, int(known.sum()), step)
+    if not both.any(): return ValueScores(0, math.nan, math.nan, math.nan, math.nan, math.nan, int(known.sum()), step)
     t, error = there[both].astype(float), said[both].astype(float) - there[both]
     spread = ((t - t.mean()) ** 2).sum()
     covered = math.nan if half is None else float((np.abs(error) <= half[both]).mean())
@@ -323,3 +319,64 @@ def common(
     wrong = (there >= 0) & (said != NOTHING) & (there != said)
     both, n = np.unique(np.stack([there[wrong].astype(int), said[wrong].astype(int)], 1), axis=0, return_counts=True)
     return [(int(a), int(b)) for a, b in both[np.argsort(-n, kind="stable")][:most]]
+
+# %% ../nbs/23_prediction_core.ipynb #051bdfd2
+class MapLayer(Layer):
+    "A layer of a prediction, or a comparison with labels. Raises InputError for a layer that is not there, and for a comparison without labels."
+    def __init__(
+        self,
+        prediction: Prediction,
+        layer: str,                   # of its maps, or "confusion", "error"
+        truth: Truth | None = None,   # for those two
+        one: int | None = None,       # class to look at, for "confusion"; None: all
+    ):
+        if layer in ("confusion", "error") and truth is None: raise InputError(f"{NAMES[layer]} is a comparison; give labels: labels=read_labels(file, scene)")
+        super().__init__(NAMES.get(layer, layer), prediction.shape, prediction.crs, prediction.transform)
+        self.prediction, self.layer, self.truth, self.one, self.classes = prediction, layer, truth, one, layer in ("classes", "confusion")
+        whole = self._values((0, 0, *prediction.shape), cells_of((0, 0, *prediction.shape)))
+        self.palette, self.pairs, self.ends = class_colours(prediction.facts.classes), [], (0., 1.)
+        if layer == "confusion":
+            self.pairs = common(whole, thin(self._truth, (0, 0, *prediction.shape), whole.shape))   # type: ignore[arg-type]
+            self.legend = self._panel((0, 0, *prediction.shape), whole).legend
+        elif layer == "classes": self.legend = self._panel((0, 0, *prediction.shape), whole).legend
+        else:
+            self.ends = ends_of(whole, layer)
+            self.bar = Bar(tuple(c for _, c in _stops(layer, self.ends, 16)), *self.ends)
+
+    @property
+    def _truth(self) -> Truth:
+        assert self.truth is not None
+        return self.truth
+
+    def _values(self, part: Part, shape: tuple[int, int]) -> np.ndarray:
+        "Numbers of a part (h, w)."
+        name = {"confusion": "classes", "error": "values"}.get(self.layer, self.layer)
+        if name not in self.prediction.maps: raise InputError(f"this prediction has no layer {name!r}; it has {', '.join(self.prediction.maps)}")
+        v = self.prediction.maps[name].read(part, shape)
+        return v - thin(self._truth, part, shape) if self.layer == "error" else v
+
+    def _panel(self, part: Part, values: np.ndarray) -> Panel:
+        "Painted."
+        if self.layer == "confusion": return confusion(values, thin(self._truth, part, values.shape), self._truth.classes, self.one, self.pairs)   # type: ignore[arg-type]
+        if self.layer == "classes": return classes_rgb(values, self.prediction.facts.classes, self.palette)
+        return paint(values, self.layer, ends=self.ends)
+
+    def colours(self, part: Part, shape: tuple[int, int]) -> np.ndarray:
+        "Colours of a part."
+        return self._panel(part, self._values(part, shape)).image
+
+    def draw(self, window: Part | None = None, size: int = 1024) -> Panel:
+        "A picture of a part, with a legend for still pictures."
+        panel = super().draw(window, size)
+        if self.bar is not None: panel.legend = {f"{k:.3g}": c for k, c in _stops(self.layer, self.ends, 5)}
+        return panel
+
+    def read(self, row: int, col: int) -> str:
+        "What a pixel says."
+        v = self._values((row, col, 1, 1), (1, 1))[0, 0]
+        if v.dtype == np.uint8 and v == NOTHING or not np.isfinite(v): return "nothing"
+        if self.layer not in ("classes", "confusion"): return f"{v:.3g}"
+        said = self.prediction.facts.classes.get(int(v), str(v))
+        if self.layer == "classes": return said
+        k = int(self._truth.values[row, col])
+        return "not labelled" if k < 0 else f"{said}, right" if k == v else f"{said}, labelled {self._truth.classes[k]}"
