@@ -5,127 +5,30 @@
 # %% ../nbs/20a_layers.ipynb #18190a45
 from __future__ import annotations
 import copy
-import io
-import base64
 import json
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
-from .datasets import open_cube
-from .maps import Panel, _cells, _size, _spread, class_colours, clearest, fit_pca, place, png_url, reproject_rgba
+from .datasets import open_cube, read_scene
+from .maps import Panel, _cells, _size, _spread, class_colours, clearest, fit_pca, place
 from .modalities import modality
+from .parts import Numbers, Part, bounds_of, inside, middles, of_array, of_dataset, of_file, of_sample, of_scene, of_xarray, outline, pixel_at, place_of, positions   # noqa: F401
+from .rasters import band_name
 from .samples import InputError, Label, Sample, moved
 from .settings import require
 from .sources import Source, open_scene
+from .stores import open_embedding
 
 if TYPE_CHECKING:
-    import xarray as xr
     from olmoearth.maps import Pca
 
 # %% auto #0
-__all__ = ['Part', 'Reader', 'Bounds', 'middles', 'Numbers', 'of_array', 'of_xarray', 'of_file', 'Bar', 'Layer', 'RGBLayer',
-           'numbers_of_sample', 'of_scene', 'numbers_of', 'BandLayer', 'ClassLayer', 'PanelLayer', 'PcaLayer',
-           'VectorLayer', 'bounds_of', 'pixel_at', 'place_of', 'window_in', 'on_screen', 'image_url', 'layers_of']
-
-# %% ../nbs/20a_layers.ipynb #7ff3ca7f
-Part = tuple[int, int, int, int]                      # first row and column, rows, columns
-Reader = Callable[[Part, tuple[int, int], int], np.ndarray]   # window, rows and columns wanted, date -> (h, w, C) float, NaN where nothing is
-
-def middles(
-    start: int,      # first pixel
-    length: int,     # pixels
-    n: int,          # cells to cut them into
-) -> np.ndarray:     # (n,) pixel in the middle of each
-    "Which pixels stand for the cells of a window."
-    return start + ((np.arange(n) + .5) * length / n).astype(np.int64)
-
-# %% ../nbs/20a_layers.ipynb #f35fec36
-@dataclass(eq=False)
-class Numbers:
-    "Numbers on a grid, read as coarsely as they are wanted."
-    shape: tuple[int, int]                      # rows and columns
-    reader: Reader
-    crs: str | None = None
-    transform: tuple[float, ...] | None = None  # (a, b, c, d, e, f) of pixel corners
-    times: tuple[str, ...] = ()                 # one per date, "2020-06-15"; (): no dates
-    names: tuple[str, ...] = ()                 # one per number of a pixel
-    name: str = ""
-    keep: int = 0                               # side of the coarse copy that is kept, pixels; 0: none, for what is in memory anyway
-    _kept: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
-
-    def read(
-        self, part: Part,          # inside the grid
-        shape: tuple[int, int],    # rows and columns wanted, at most those of the part
-        time: int = 0,             # index of a date
-    ) -> np.ndarray:               # (h, w, C) float32
-        "A part. What is no finer than the coarse copy comes from there."
-        coarse = min(1.0, self.keep / max(self.shape))                          # cells of the copy along a pixel
-        if not self.keep or shape[0] > coarse * part[2] + 1 or shape[1] > coarse * part[3] + 1: return self.reader(part, shape, time)
-        rows, cols = (((middles(p, n, k)) * c // full) for p, n, k, c, full in zip(part[:2], part[2:], shape, self.whole(time).shape, self.shape))
-        return self._kept[time][np.ix_(rows, cols)]
-
-    def whole(self, time: int = 0) -> np.ndarray:
-        "All of it, coarsely; read once a date."
-        side = self.keep or 1024
-        step = max(1.0, max(self.shape) / side)
-        if time in self._kept: return self._kept[time]
-        cells = self.reader((0, 0, *self.shape), (max(1, round(self.shape[0] / step)), max(1, round(self.shape[1] / step))), time)
-        if self.keep:
-            while len(self._kept) > 5: self._kept.pop(next(iter(self._kept)))
-            self._kept[time] = cells
-        return cells
-
-# %% ../nbs/20a_layers.ipynb #6cac8c99
-def of_array(
-    values: np.ndarray,                         # (H, W), (H, W, C) or (H, W, T, C)
-    missing: np.ndarray | None = None,          # bool, the same shape
-    bands: Sequence[int] | None = None,         # which C; None: all
-) -> Reader:
-    "Parts of an array in memory."
-    values = values[..., None] if values.ndim == 2 else values
-    missing = missing if missing is None else missing.reshape(values.shape)
-    def read(part: Part, shape: tuple[int, int], time: int) -> np.ndarray:
-        at: Any = np.ix_(middles(part[0], part[2], shape[0]), middles(part[1], part[3], shape[1]))
-        at = (*at, time) if values.ndim == 4 else at
-        pick = (lambda v: v[at]) if bands is None else (lambda v: v[at][..., list(bands)])
-        cells = pick(values).astype(np.float32)
-        if missing is not None: cells[pick(missing)] = np.nan
-        return cells
-    return read
-
-# %% ../nbs/20a_layers.ipynb #5842d90e
-def of_xarray(
-    da: xr.DataArray,                    # rows and columns first, at most one more dimension for the numbers and one for dates; may be lazy
-    time: str | None = None,             # dimension of the dates
-    gaps: xr.DataArray | None = None,    # what is missing
-) -> Reader:
-    "Parts of an array that may lie on disk; chunk after chunk is read, and of each the wanted pixels are kept."
-    def read(part: Part, shape: tuple[int, int], t: int) -> np.ndarray:
-        pick = {da.dims[0]: middles(part[0], part[2], shape[0]), da.dims[1]: middles(part[1], part[3], shape[1])} | ({time: t} if time else {})
-        cells = da.isel(pick).values.astype(np.float32)
-        if gaps is not None: cells[gaps.isel(pick).values] = np.nan
-        return cells[..., None] if cells.ndim == 2 else cells
-    return read
-
-# %% ../nbs/20a_layers.ipynb #aebced87
-def of_file(
-    path: str | Path,                        # anything GDAL opens
-    bands: Sequence[int] | None = None,      # 1 is the first; None: all
-    dates: Sequence[tuple[str, Sequence[int]]] = (),   # a path and its bands for each date; (): one
-) -> Reader:
-    "Parts of a GeoTIFF, through its overviews."
-    def read(part: Part, shape: tuple[int, int], time: int) -> np.ndarray:
-        import rasterio.windows
-        file, wanted = dates[time] if dates else (path, bands)
-        with rasterio.open(file) as src:
-            wanted = list(wanted or range(1, src.count + 1))
-            cells = src.read(wanted, window=rasterio.windows.Window(part[1], part[0], part[3], part[2]), out_shape=(len(wanted), *shape), masked=True)   # type: ignore[call-arg]
-        return np.moveaxis(np.ma.filled(cells.astype(np.float32), np.nan), 0, -1)
-    return read
+__all__ = ['IN_MEMORY', 'Bar', 'Layer', 'RGBLayer', 'numbers_of', 'BandLayer', 'ClassLayer', 'PanelLayer', 'PcaLayer',
+           'VectorLayer', 'layers_of']
 
 # %% ../nbs/20a_layers.ipynb #4370944a
 class Bar(NamedTuple):
@@ -178,7 +81,7 @@ class Layer:
         size: int = 1024,                   # pixels along the longer side, at most
     ) -> Panel:
         "A picture of a part, with its place. Raises InputError for a window beside the grid."
-        row, col, height, width = _inside(window, self.shape, self.name)
+        row, col, height, width = inside(window, self.shape, self.name)
         step = max(1.0, max(height, width) / size)
         shape = max(1, round(height / step)), max(1, round(width / step))
         transform = self.transform and moved(self.transform, row, col)
@@ -186,16 +89,6 @@ class Layer:
             v, u = height / shape[0], width / shape[1]                           # pixels along a cell
             transform = tuple(t * k for t, k in zip(transform, (u, v, 1) * 2))
         return Panel(self.colours((row, col, height, width), shape), self.title, dict(self.legend), self.crs, transform)
-
-
-def _inside(window: Part | None, shape: tuple[int, int], name: str) -> Part:
-    "The part of a window that is on the grid."
-    if window is None: return 0, 0, *shape
-    row, col, height, width = (int(v) for v in window)
-    top, left, bottom, right = max(0, row), max(0, col), min(shape[0], row + height), min(shape[1], col + width)
-    if bottom <= top or right <= left:
-        raise InputError(f"rows {row}..{row + height}, columns {col}..{col + width} lie beside {name or 'the layer'} of {shape[0]} x {shape[1]} px; choose a window inside it")
-    return top, left, bottom - top, right - left
 
 # %% ../nbs/20a_layers.ipynb #0051b6cc
 class RGBLayer(Layer):
@@ -219,7 +112,7 @@ class RGBLayer(Layer):
         if self.time not in self._limits:
             cells = self.numbers.whole(self.time)
             seen = cells[np.isfinite(cells).all(-1)]                            # (n, 3)
-            if not len(seen): raise InputError(f"{self.title}: every pixel is missing; choose another date" + (f" (0..{len(self.times) - 1})" if len(self.times) > 1 else " or scene"))
+            if not len(seen): raise InputError(f"{self.title}: every pixel is missing; choose another " + (f"date, 0..{len(self.times) - 1}" if len(self.times) > 1 else "scene"))
             low, high = np.percentile(seen.astype(np.float64), self.percentiles, axis=0)
             self._limits[self.time] = low, high
         return self._limits[self.time]
@@ -236,7 +129,7 @@ class RGBLayer(Layer):
 
     def read(self, row: int, col: int) -> str:
         "The three numbers."
-        values = self.numbers.reader((row, col, 1, 1), (1, 1), self.time)[0, 0]
+        values = self.numbers.pixel(row, col, self.time)
         names = self.numbers.names or ("red", "green", "blue")
         return ", ".join(f"{n} {v:g}" for n, v in zip(names, values)) if np.isfinite(values).all() else "missing"
 
@@ -244,52 +137,18 @@ class RGBLayer(Layer):
 def _true_colour(source: Any) -> Numbers:
     "Red, green and blue of a scene. Raises InputError where Sentinel-2 is not there."
     name, bands = "sentinel2_l2a", ("B04", "B03", "B02")
+    if isinstance(source, (str, Path)) and Path(source).suffix in (".zarr", ".nc") and Path(source).exists(): source = open_cube(source)
+    if hasattr(source, "data_vars"): return of_dataset(source, name, bands)   # type: ignore[arg-type]
     if isinstance(source, Sample):
         if name not in source.arrays: raise InputError(f"true colour needs {name}; the sample has {', '.join(source.modalities) or 'nothing'}")
-        if not source.n_times: raise InputError(f"{name} has no dates; give a sample with one image or more")
-        return numbers_of_sample(source, name, bands)
+        return of_sample(source, name, bands)
+    facts = Path(source) / "sample.json" if isinstance(source, (str, Path)) else None
+    if facts is not None and facts.exists() and (facts.parent / f"{name}.tif").exists():     # written by `write_geotiffs`: one file, date after date
+        m = modality(name)
+        return of_file(facts.parent / f"{name}.tif", [b + 1 for b in m.index(bands)], json.loads(facts.read_text(encoding="utf-8"))["times"], m.n_bands)
     scene = open_scene(source)
     if name not in scene.modalities: raise InputError(f"true colour needs {name}; the scene has {', '.join(scene.modalities) or 'nothing'}")
     return of_scene(scene, name, bands)
-
-
-def numbers_of_sample(
-    sample: Sample,
-    name: str,                   # modality on the grid
-    bands: Sequence[str] = (),   # (): all
-) -> Numbers:
-    "Numbers of one modality of a sample."
-    m = modality(name)
-    pick = m.index(tuple(bands)) if bands else None
-    transform = sample.transform and tuple(v / k for v, k in zip(sample.transform, (m.factor, m.factor, 1) * 2))
-    gaps = sample.mask(name)
-    times = tuple(str(t) for t in sample.times) if m.has_time else ()
-    return Numbers(sample.arrays[name].shape[:2], of_array(sample.arrays[name], gaps if gaps.any() else None, pick), sample.crs, transform, times, tuple(bands) or m.bands, m.title)
-
-
-def of_scene(
-    scene: Source,               # of any size
-    name: str,                   # modality on the 10 m grid
-    bands: Sequence[str] = (),   # (): all
-    block: int = 512,            # pixels along what is in memory at a time
-) -> Numbers:
-    "Numbers of one modality of a scene that is read window by window."
-    m = modality(name)
-    pick = m.index(tuple(bands)) if bands else list(range(m.n_bands))
-    def read(part: Part, shape: tuple[int, int], time: int) -> np.ndarray:
-        rows, cols = middles(part[0], part[2], shape[0]), middles(part[1], part[3], shape[1])
-        cells = np.full((*shape, len(pick)), np.nan, np.float32)
-        for r in range(part[0], part[0] + part[2], block):
-            for c in range(part[1], part[1] + part[3], block):
-                i, j = ((v >= a) & (v < a + block) for v, a in ((rows, r), (cols, c)))
-                if not i.any() or not j.any(): continue
-                top, left, bottom, right = rows[i][0], cols[j][0], rows[i][-1] + 1, cols[j][-1] + 1
-                piece = numbers_of_sample(scene.read(int(top), int(left), int(bottom - top), int(right - left)), name, bands)
-                full = piece.reader((0, 0, *piece.shape), piece.shape, time)
-                cells[np.ix_(i, j)] = full[np.ix_(rows[i] - top, cols[j] - left)]
-        return cells
-    times = tuple(str(t) for t in scene.times) if m.has_time else ()
-    return Numbers(scene.shape, read, scene.crs, scene.transform, times, tuple(bands) or m.bands, m.title, keep=768)
 
 # %% ../nbs/20a_layers.ipynb #0387a0f5
 def numbers_of(
@@ -300,41 +159,12 @@ def numbers_of(
 ) -> Numbers:
     "Numbers behind a layer. Raises InputError for another shape."
     if isinstance(thing, Numbers): return thing
-    if isinstance(thing, (str, Path)): return _numbers_of_file(Path(thing))
-    if hasattr(thing, "dims") and hasattr(thing, "isel"): return _numbers_of_xarray(thing, crs)
+    if isinstance(thing, (str, Path)): return of_file(thing)
+    if hasattr(thing, "dims") and hasattr(thing, "isel"): return of_xarray(thing, crs)
     values = np.asarray(thing)
     if values.ndim not in (2, 3) or 0 in values.shape: raise InputError(f"a layer is (H, W) or (H, W, C) with a pixel or more, this is {values.shape}")
     if like is not None: crs, transform = _cells(place(like), _size(like), values.shape[:2])
     return Numbers(values.shape[:2], of_array(values), crs, tuple(transform) if transform is not None else None)
-
-
-def _numbers_of_file(path: Path) -> Numbers:
-    "A GeoTIFF."
-    import rasterio
-    from rasterio.errors import RasterioError
-    if not path.exists(): raise InputError(f"there is no {str(path)!r}; give the path of a file that exists")
-    try:
-        with rasterio.open(path) as src:
-            crs = src.crs and (f"EPSG:{src.crs.to_epsg()}" if src.crs.to_epsg() else src.crs.to_wkt())
-            return Numbers(src.shape, of_file(path), crs, tuple(src.transform)[:6] if crs else None, (), tuple(d or f"band {i + 1}" for i, d in enumerate(src.descriptions)), path.stem, 1024)
-    except RasterioError as err: raise InputError(f"{path.name} cannot be read ({err}); give a GeoTIFF") from None
-
-
-def _numbers_of_xarray(da: xr.DataArray, crs: str | None = None) -> Numbers:
-    "A DataArray, lazy or not. Raises InputError for one without x and y."
-    low = {str(d).lower(): str(d) for d in da.dims}
-    y, x = (next((low[n] for n in names if n in low), None) for names in (("y", "lat", "latitude", "northing"), ("x", "lon", "longitude", "easting")))
-    if y is None or x is None: raise InputError(f"an array with dimensions {', '.join(map(str, da.dims))} has no x and y; rename them: array.rename(...)")
-    t = next((str(d) for d in da.dims if str(d).lower() in ("time", "t", "date")), None)
-    rest = [str(d) for d in da.dims if d not in (y, x, t)]
-    if len(rest) > 1: raise InputError(f"an array with dimensions {', '.join(map(str, da.dims))} has more than y, x, time and one for bands; choose one: array.isel({rest[0]}=0)")
-    da = da.transpose(y, x, *([t] if t else []), *rest)
-    if y in da.coords and da.sizes[y] > 1 and float(da[y][1]) > float(da[y][0]): da = da.isel({y: slice(None, None, -1)})   # rows run south
-    where, transform = place(da.rename({y: "y", x: "x"}) if (y, x) != ("y", "x") else da)
-    where = crs or where
-    names = tuple(str(v) for v in da[rest[0]].values) if rest and rest[0] in da.coords else ()
-    times = tuple(str(v)[:10] for v in da[t].values) if t else ()
-    return Numbers((da.sizes[y], da.sizes[x]), of_xarray(da, t), where, transform if where else None, times, names, str(da.name or ""), 0 if isinstance(da.variable._data, np.ndarray) else 1024)
 
 # %% ../nbs/20a_layers.ipynb #7b8e36d4
 class BandLayer(Layer):
@@ -376,7 +206,7 @@ class BandLayer(Layer):
 
     def read(self, row: int, col: int) -> str:
         "The number and its unit."
-        v = self.numbers.reader((row, col, 1, 1), (1, 1), self.time)[0, 0, self.band]
+        v = self.numbers.pixel(row, col, self.time)[self.band]
         return f"{v:.4g} {self.unit}".strip() if np.isfinite(v) else "missing"
 
 # %% ../nbs/20a_layers.ipynb #3b652512
@@ -413,7 +243,7 @@ class ClassLayer(Layer):
 
     def read(self, row: int, col: int) -> str:
         "The name of the class."
-        v = self.numbers.reader((row, col, 1, 1), (1, 1), 0)[0, 0, 0]
+        v = self.numbers.pixel(row, col)[0]
         return self.names.get(int(v), f"class {v:g}, without a name") if np.isfinite(v) else "missing"
 
 # %% ../nbs/20a_layers.ipynb #cb0abfe5
@@ -460,16 +290,20 @@ class PcaLayer(Layer):
 
     def colours(self, part: Part, shape: tuple[int, int]) -> np.ndarray:
         "Colours of the directions."
-        cells = self.numbers.reader(part, shape, 0)
-        seen = np.isfinite(cells).all(-1)
         image = np.zeros((*shape, 4), np.uint8)
-        image[seen, :3] = _spread((cells[seen] - self.fit.mean) @ self.fit.axes.T, self.fit.low, self.fit.high)
-        image[..., 3] = 255 * seen
+        step = max(1, 2**24 // (shape[1] * len(self.fit.mean)))                 # 64 MB at a time
+        for a in range(0, shape[0], step):
+            top, bottom = (round(k * part[2] / shape[0]) for k in (a, min(a + step, shape[0])))
+            cells = self.numbers.reader((part[0] + top, part[1], bottom - top, part[3]), (min(step, shape[0] - a), shape[1]), 0)
+            seen = np.isfinite(cells).all(-1)
+            strip = image[a:a + step]
+            strip[seen, :3] = _spread((cells[seen] - self.fit.mean) @ self.fit.axes.T, self.fit.low, self.fit.high)
+            strip[..., 3] = 255 * seen
         return image
 
     def read(self, row: int, col: int) -> str:
         "The vector along the three directions."
-        v = self.numbers.reader((row, col, 1, 1), (1, 1), 0)[0, 0]
+        v = self.numbers.pixel(row, col)
         return "directions " + ", ".join(f"{x:.2f}" for x in (v - self.fit.mean) @ self.fit.axes.T) if np.isfinite(v).all() else "missing"
 
 # %% ../nbs/20a_layers.ipynb #6602b65a
@@ -482,14 +316,14 @@ class VectorLayer(Layer):
         colour: str = "#e8710a",
     ):
         kind = geojson.get("type")
-        features = geojson.get("features", []) if kind == "FeatureCollection" else [geojson] if kind == "Feature" else [{"type": "Feature", "properties": {}, "geometry": dict(geojson)}]
+        features = list(geojson.get("features", [])) if kind == "FeatureCollection" else [geojson if kind == "Feature" else {"type": "Feature", "geometry": dict(geojson)}]
         if not features: raise InputError(f"{name} holds no feature; give a GeoJSON FeatureCollection with one or more")
         self.data = {"type": "FeatureCollection", "features": [{**f, "properties": f.get("properties") or {}} for f in features]}
         self.colour = colour
-        points = np.array([p for f in features for p in _points(f["geometry"].get("coordinates", []))], float)
+        points = np.array([p for f in features for p in positions(f["geometry"].get("coordinates", []))], float)
         if not len(points): raise InputError(f"{name} has no coordinates; give Point, LineString or Polygon geometries")
         (west, south), (east, north) = points.min(0), points.max(0)
-        if abs(points[:, 0]).max() > 360 or abs(points[:, 1]).max() > 90: raise InputError(f"{name} is not in degrees (it reaches {west:g}, {south:g}); write it with gdf.to_crs(4326)")
+        if np.abs(points).max() > 360 or np.abs(points[:, 1]).max() > 90: raise InputError(f"{name} is not in degrees (it begins at {west:g}, {south:g}); use gdf.to_crs(4326)")
         self.bounds = (float(south), float(west)), (float(north), float(east))
         step = max(north - south, east - west, 1e-6) / 512
         super().__init__(name, (max(1, round((north - south) / step)), max(1, round((east - west) / step))), "EPSG:4326", (step, 0, west, 0, -step, north))
@@ -501,122 +335,13 @@ class VectorLayer(Layer):
         a, _, c, _, e, f = moved(self.transform or (), *part[:2])
         there = (a * part[3] / shape[1], 0, c, 0, e * part[2] / shape[0], f)
         from rasterio.transform import Affine
-        shapes = [_outline(x["geometry"]) for x in self.data["features"]]
+        shapes = [outline(x["geometry"]) for x in self.data["features"]]
         burnt = rasterize([(g, 1) for g in shapes], shape, transform=Affine(*there), all_touched=True, dtype="uint8")
         return np.where(burnt[..., None] > 0, np.array([*bytes.fromhex(self.colour.lstrip("#")), 255], np.uint8), np.uint8(0))
 
     def read(self, row: int, col: int) -> str:
         "Nothing: a vector has no pixels."
         return ""
-
-
-def _points(coordinates: Any) -> list[Any]:
-    "All positions of a geometry."
-    return [coordinates[:2]] if coordinates and not isinstance(coordinates[0], (list, tuple)) else [p for part in coordinates for p in _points(part)]
-
-
-def _outline(geometry: Mapping[str, Any]) -> dict[str, Any]:
-    "A geometry with rings instead of areas."
-    kind, c = geometry["type"], geometry["coordinates"]
-    if kind == "Polygon": return {"type": "MultiLineString", "coordinates": c}
-    if kind == "MultiPolygon": return {"type": "MultiLineString", "coordinates": [ring for polygon in c for ring in polygon]}
-    return dict(geometry)
-
-# %% ../nbs/20a_layers.ipynb #c035172c
-Bounds = tuple[tuple[float, float], tuple[float, float]]   # ((south, west), (north, east)) degrees
-
-def bounds_of(
-    layer: Layer,
-) -> Bounds:
-    "Where a layer lies, in degrees. Raises InputError without a georeference."
-    from rasterio.warp import transform_bounds
-    a, b, c, d, e, f = _placed(layer)
-    rows, cols = np.array([0, 0, *layer.shape[:1] * 2]), np.array([0, layer.shape[1]] * 2)
-    x, y = a * cols + b * rows + c, d * cols + e * rows + f
-    west, south, east, north = transform_bounds(layer.crs, "EPSG:4326", x.min(), y.min(), x.max(), y.max())
-    return (south, west), (north, east)
-
-
-def _placed(layer: Layer) -> tuple[float, ...]:
-    "The transform of a layer. Raises InputError where there is none."
-    if layer.crs is None or layer.transform is None:
-        raise InputError(f"{layer.name} has no place on Earth; give it one: sample.crs, sample.transform = 'EPSG:32632', (10, 0, x, 0, -10, y), or array.rio.write_crs('EPSG:32632')")
-    return layer.transform
-
-
-def pixel_at(
-    layer: Layer,
-    lat: float, lon: float,       # degrees
-) -> tuple[int, int]:             # row, column; may lie beside the grid
-    "The pixel at a place. Raises InputError without a georeference."
-    from rasterio.transform import Affine
-    from rasterio.warp import transform
-    here = ~Affine(*_placed(layer))
-    x, y = transform("EPSG:4326", layer.crs, [lon], [lat])[:2]
-    if not np.isfinite([x[0], y[0]]).all(): return -1, -1
-    col, row = here * (x[0], y[0])
-    return int(np.floor(row)), int(np.floor(col))
-
-
-def place_of(
-    layer: Layer,
-    row: float, col: float,         # of a pixel; its middle is taken
-) -> tuple[float, float]:           # latitude, longitude
-    "Where the middle of a pixel lies. Raises InputError without a georeference."
-    from rasterio.warp import transform
-    a, b, c, d, e, f = _placed(layer)
-    x, y = transform(layer.crs, "EPSG:4326", [a * (col + .5) + b * (row + .5) + c], [d * (col + .5) + e * (row + .5) + f])[:2]
-    return y[0], x[0]
-
-
-def window_in(
-    layer: Layer,
-    bounds: Bounds,
-) -> Part | None:                   # None: out of sight
-    "The rows and columns of a layer that are in view, with a rim of one pixel. Raises InputError without a georeference."
-    from rasterio.transform import Affine
-    from rasterio.warp import transform
-    (south, west), (north, east) = bounds
-    here = ~Affine(*_placed(layer))
-    lon, lat = np.meshgrid(np.linspace(west, east, 9), np.linspace(south, north, 9))
-    x, y = (np.array(v) for v in transform("EPSG:4326", layer.crs, lon.ravel().clip(-180, 180).tolist(), lat.ravel().clip(-85, 85).tolist())[:2])
-    known = np.isfinite(x) & np.isfinite(y)
-    if not known.any(): return None
-    col, row = here * (x[known], y[known])
-    top, left = int(np.floor(row.min())) - 1, int(np.floor(col.min())) - 1
-    bottom, right = int(np.ceil(row.max())) + 1, int(np.ceil(col.max())) + 1
-    top, left, bottom, right = max(0, top), max(0, left), min(layer.shape[0], bottom), min(layer.shape[1], right)
-    return (top, left, bottom - top, right - left) if bottom > top and right > left else None
-
-
-def on_screen(
-    layer: Layer,
-    bounds: Bounds | None = None,    # what is in view; None: all
-    size: int = 1024,                # pixels along the longer side of the picture, about
-) -> tuple[np.ndarray, Bounds] | None:   # (h, w, 4) uint8 in Web Mercator and where it lies; None: out of sight
-    "What a map shows of a layer. Raises InputError without a georeference."
-    window = window_in(layer, bounds) if bounds else (0, 0, *layer.shape)
-    if window is None: return None
-    panel = layer.draw(window, size)
-    return reproject_rgba(_finer(panel, size))
-
-
-def _finer(panel: Panel, size: int) -> Panel:
-    "Each pixel as several, where there is room: reprojection then moves edges by less."
-    k = max(1, min(3, size // (2 * max(panel.image.shape[:2]))))
-    if k == 1 or panel.transform is None: return panel
-    return Panel(panel.image.repeat(k, 0).repeat(k, 1), panel.title, panel.legend, panel.crs, tuple(v / d for v, d in zip(panel.transform, (k, k, 1) * 2)))
-
-# %% ../nbs/20a_layers.ipynb #9cedbbd8
-def image_url(
-    rgba: np.ndarray,        # (H, W, 4) uint8
-    classes: bool = False,   # True: edges and colours stay exact
-    exact: int = 512 * 512,  # up to so many pixels every picture is exact
-) -> str:
-    "A picture as a data: URL: PNG for classes and small ones, WebP for the rest, which is several times shorter."
-    if classes or rgba.shape[0] * rgba.shape[1] <= exact: return png_url(rgba)
-    require("PIL.Image", "maps").fromarray(np.ascontiguousarray(rgba)).save(data := io.BytesIO(), "webp", quality=85, method=0)
-    return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
 
 # %% ../nbs/20a_layers.ipynb #cd4eff91
 def layers_of(
@@ -636,29 +361,59 @@ def layers_of(
 
 
 def _of_sample(sample: Sample) -> list[Layer]:
-    "True colour, then the maps on the ground, then the labels."
+    "True colour, then the maps on the ground, then the labels. What holds nothing is passed over, unless all does."
     if not sample.modalities and not sample.labels: raise InputError("the sample is empty; give one with Sentinel-2, a map or labels")
-    found: list[Layer] = [RGBLayer(sample)] if "sentinel2_l2a" in sample.arrays else []
+    found, wrong = [], []
+    def add(make: Callable[[], Layer]) -> None:
+        try: found.append(make())
+        except InputError as err: wrong.append(err)
+    if "sentinel2_l2a" in sample.arrays: add(lambda: RGBLayer(sample))
     for k in sample.modalities:
         m = modality(k)
-        if not m.on_grid or k == "sentinel2_l2a" or sample.mask(k).all(): continue
-        numbers = numbers_of_sample(sample, k)
-        if m.classes: found.append(ClassLayer(numbers, m.classes, m.title))
-        elif m.n_bands == 1: found.append(BandLayer(numbers, "terrain" if k == "srtm" else "viridis", m.unit, name=m.title))
-        elif not found: found.append(BandLayer(numbers, "gray", m.unit, name=f"{m.title} {m.bands[0]}"))
-    return found + [ClassLayer(v, name=k.replace("_", " ").capitalize(), like=sample) for k, v in sample.labels.items()]
+        if not m.on_grid or k == "sentinel2_l2a": continue
+        if m.classes: add(lambda: ClassLayer(of_sample(sample, k), m.classes, m.title))   # noqa: B023  (called at once)
+        elif m.n_bands == 1: add(lambda: BandLayer(of_sample(sample, k), "terrain" if k == "srtm" else "viridis", m.unit, name=m.title))   # noqa: B023
+        elif not found: add(lambda: BandLayer(of_sample(sample, k), "gray", m.unit, name=f"{m.title} {m.bands[0]}"))   # noqa: B023
+    for k, v in sample.labels.items(): add(lambda: ClassLayer(v, name=k.replace("_", " ").capitalize(), like=sample))   # noqa: B023
+    if not found: raise wrong[0] if wrong else InputError(f"nothing in the sample lies on the ground ({', '.join(sample.modalities)}); give one with images or maps")
+    return found
 
 
 def _of_numbers(numbers: Numbers) -> Layer:
-    "One number: a bar; three: colour; more: main directions."
-    n = numbers.reader((0, 0, 1, 1), (1, 1), 0).shape[-1]
-    if n < 3: return BandLayer(numbers)
-    return RGBLayer(numbers, name=numbers.name or "Colour") if n == 3 else PcaLayer(numbers, name=numbers.name or "Embedding")
+    "One or two numbers: a bar; three: colour; more: true colour where red, green and blue are named, else main directions."
+    n, name = numbers.pixel(0, 0).shape[0], numbers.name
+    if n < 3: return BandLayer(numbers, name=name)
+    known = [band_name("sentinel2_l2a", v) for v in numbers.names]
+    if n > 3 and all(b in known for b in ("B04", "B03", "B02")):
+        pick = [known.index(b) for b in ("B04", "B03", "B02")]
+        old = numbers.reader
+        return RGBLayer(replace(numbers, reader=lambda part, shape, time: old(part, shape, time)[..., pick], names=("B04", "B03", "B02"), _kept={}))
+    return RGBLayer(numbers, name=name or "Colour") if n == 3 else PcaLayer(numbers, name=name or "Embedding")
 
 
 def _of_path(path: Path) -> list[Layer]:
     "A file, store or folder."
     if not path.exists(): raise InputError(f"there is no {str(path)!r}; give the path of a folder or file that exists")
-    if path.suffix in (".tif", ".tiff"): return [_of_numbers(_numbers_of_file(path))]
     if path.suffix in (".geojson", ".json"): return [VectorLayer(json.loads(path.read_text(encoding="utf-8")), path.stem)]
+    if path.suffix in (".tif", ".tiff"): return [_of_tiff(path)]
+    if path.suffix == ".zarr" and "embedding" in open_cube(path): return [PcaLayer(of_xarray(open_embedding(path)), name=path.stem)]
+    if path.is_dir() and path.suffix != ".zarr":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")                                     # bands that are left out
+            if (scene := open_scene(path)).shape[0] * scene.shape[1] <= IN_MEMORY: return _of_sample(read_scene(path, check="off"))
     return [RGBLayer(path)]
+
+IN_MEMORY = 1024 * 1024   # pixels of a folder that is read at once, with all that it holds
+
+
+def _of_tiff(path: Path) -> Layer:
+    "A GeoTIFF: a stack of images, a map of classes that names them, or numbers."
+    import rasterio
+    numbers = of_file(path)
+    if any(re.fullmatch(r"B\d+A?_\d+", n) for n in numbers.names): return RGBLayer(path)
+    with rasterio.open(path) as src:
+        tags = src.tags()
+        if "classes" in tags and src.count == 1 and src.colorinterp[0].name == "palette":
+            classes, table = {int(k): v for k, v in json.loads(tags["classes"]).items()}, src.colormap(1) or {}
+            return ClassLayer(numbers, classes, path.stem, {k: "#" + bytes(table.get(k, (0, 0, 0))[:3]).hex() for k in classes})
+    return _of_numbers(numbers)
