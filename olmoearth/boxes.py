@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import torch
-from .layers import Part
 from .maps import class_colours
+from .parts import Part
 from .prediction_core import Prediction, Sheet
 from .predictions import LAYERS, NOTHING, ScoreJob, _pixel_grid, draw_layers
 from .predictors import Facts
@@ -188,11 +188,11 @@ def _features(prediction: Prediction, cut: Part, transform: Any) -> list[dict[st
         x, y = [transform * c for c in ((0, 0), (cut[3], 0), (cut[3], cut[2]), (0, cut[2]), (0, 0))], v[np.isfinite(v)]
         facts = {"pixels": len(y), "mean": float(y.mean()) if len(y) else None, "deviation": float(y.std()) if len(y) else None}
         return [{"type": "Feature", "properties": facts, "geometry": turn({"type": "Polygon", "coordinates": [x]})}]
-    number = np.zeros(v.shape, np.int32)                                           # which polygon a pixel is in
+    number: Any = np.zeros(v.shape, np.int32)                                           # which polygon a pixel is in
     outlines = [(g, int(k)) for g, k in shapes(v, mask=v != NOTHING, transform=transform)]
     if outlines: number = rasterize([(g, i + 1) for i, (g, _) in enumerate(outlines)], v.shape, transform=transform, dtype="int32")
     n = np.bincount(number.ravel(), minlength=len(outlines) + 1)
-    total = np.bincount(number.ravel(), np.nan_to_num(sure).ravel() if sure is not None else None, len(outlines) + 1)
+    total = np.bincount(number.ravel(), np.nan_to_num(sure if sure is not None else v).ravel(), len(outlines) + 1)
     area, names = abs(transform.a * transform.e), prediction.facts.classes
     return [{"type": "Feature", "geometry": turn(g), "properties": {"class": names.get(k, str(k)), "number": k, "area": float(n[i + 1] * area)}
              | ({"probability": round(float(total[i + 1] / max(n[i + 1], 1)), 3)} if sure is not None else {})} for i, (g, k) in enumerate(outlines)]

@@ -17,6 +17,7 @@ from .live import Background
 from .logs import read_log
 from .maps import Panel, Pca, fit_pca, pca_rgb
 from .model import OlmoEarth
+from .probes import centre_by_position
 from .samples import InputError
 from .scenes import checked_scene, embed_scene
 from .settings import require
@@ -100,7 +101,7 @@ def _rows_of(path: Path) -> History:
         except (RuntimeError, pickle.UnpicklingError, OSError) as err: raise InputError(f"{path.name} is no checkpoint ({str(err).splitlines()[0]})") from None
         rows = held.get("history") if isinstance(held, dict) else None
     if not rows or "step" not in rows[0]: raise InputError(f"{path.name} holds no rows of a run")
-    return History([r | {"step": int(r["step"])} for r in rows])
+    return History([{**r, "step": int(r["step"])} for r in rows])
 
 # %% ../nbs/24_monitor_core.ipynb #ee5cd93a
 PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (   # title, keys or beginnings of keys, logarithmic axis
@@ -249,7 +250,7 @@ class Film(Callback):
         self, scene: Any,             # what `open_scene` takes
         every: int = 50,              # steps between two frames
         patch_size: int = 4,          # pixels along one cell
-        window: int = 64,             # pixels along one window
+        window: int = 32,             # pixels along one window
         most: int = 16,               # frames, 3 at least
         megabytes: float = 64,        # of vectors
         check: str | None = None,     # input check, see check_sample
@@ -290,7 +291,9 @@ class Film(Callback):
         "Add a frame. Raises InputError for a scene that the model cannot read."
         device = next(model.parameters()).device
         made = embed_scene(self.source, model, patch_size=self.patch_size, window=self.window, device=str(device), check="off")
-        cells, before = made.values, self.frames[-1].vectors if self.frames else None
+        side = self.window // self.patch_size
+        enough = (made.shape[0] // side) * (made.shape[1] // side) >= 9                  # windows; of fewer, what is taken out would be the scene itself
+        cells, before = centre_by_position(made.values, side) if enough else made.values, self.frames[-1].vectors if self.frames else None
         self.transform = tuple(made.rio.transform())[:6] if self.source.transform is not None else None
         frame = Frame(step, cells.astype(np.float16), math.nan if before is None else _moved(before, cells))
         self.frames.append(frame)
@@ -307,7 +310,8 @@ class Film(Callback):
         self, anchor: int | None = None,   # step whose directions colour all frames; None: own directions, turned towards the frame before
     ) -> list[Panel]:
         "The film. Raises InputError for an anchor that is no frame."
-        if anchor is not None and anchor not in (steps := [f.step for f in self.frames]): raise InputError(f"there is no frame of step {anchor}; there are {', '.join(map(str, steps))}")
+        if anchor is not None and anchor not in (steps := [f.step for f in self.frames]):
+            raise InputError(f"there is no frame of step {anchor}; there are {', '.join(map(str, steps))}")
         judge = next((fit_pca(f.vectors) for f in self.frames if f.step == anchor), None)
         out, colours = [], None
         for f in self.frames:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np
-from .layers import Bar, Layer, Part, _inside, middles
+from .layers import Bar, Layer
 from .maps import Panel, class_colours, classes_rgb, place
+from .parts import Part, inside, middles
 from .predictions import LAYERS, NOTHING, open_prediction
 from .predictors import Facts
 from .samples import InputError, Label
@@ -71,7 +72,7 @@ class Prediction:
         self, window: Sequence[int] | None,   # row, column, rows, columns; None: all
     ) -> Part:
         "The part of a window that lies in the scene. Raises InputError where none does."
-        return _inside(tuple(window) if window is not None else None, self.shape, self.name or "the prediction")   # type: ignore[arg-type]
+        return inside(tuple(window) if window is not None else None, self.shape, self.name or "the prediction")   # type: ignore[arg-type]
 
     def read(
         self, layer: str,
@@ -144,7 +145,8 @@ def paint(
 
 
 NAMES: Mapping[str, str] = {k: v[2].split(",")[0].lower() for k, v in LAYERS.items()} | {   # what a layer is called
-    "classes": "prediction", "values": "prediction", "uncertainty": "uncertainty", "instability": "changes with the tiling", "confusion": "confusion", "error": "map less labels"}
+    "classes": "prediction", "values": "prediction", "uncertainty": "uncertainty", "instability": "changes with the tiling",
+    "confusion": "confusion, label → map", "error": "map less labels"}
 
 # %% ../nbs/23_prediction_core.ipynb #825d49f2
 class Truth(NamedTuple):
@@ -300,15 +302,16 @@ def confusion(
         wrong = both & (there != said)
         parts["right"] = both & ~wrong, "#d9d9d9"
         for i, (a, b) in enumerate(common(said, there) if pairs is None else pairs):
-            parts[f"{classes[a]}, called {classes[b]}"] = wrong & (there == a) & (said == b), _PAIRS[i % len(_PAIRS)]
+            parts[f"{classes[a]} → {classes[b]}"] = wrong & (there == a) & (said == b), _PAIRS[i % len(_PAIRS)]
         rest = wrong & ~np.any([v for v, _ in list(parts.values())[1:]], axis=0) if len(parts) > 1 else wrong
         parts["another error"] = rest, "#252525"
     image, legend = np.zeros((*said.shape, 4), np.uint8), {}
     for name, (here, colour) in parts.items():
         if not here.any(): continue
         image[here] = (*bytes.fromhex(colour[1:]), 255)
-        legend[f"{name} ({100 * here.sum() / both.sum():.1f} %)"] = colour
-    return Panel(image, f"{classes[one]}: map and labels" if one is not None else "confusion", legend)
+        share = 100 * here.sum() / both.sum()
+        legend[f"{name}, {share:.{int(share < 1)}f} %"] = colour
+    return Panel(image, f"{classes[one]}, label and map" if one is not None else "label → map", legend)
 
 def common(
     said: np.ndarray,      # (h, w) of a map

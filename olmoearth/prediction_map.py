@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from .boxes import blank, box_scores, export, fill_box, instability
 from .calibrated import open_predictor
-from .canvas import Latest
 from .desk import Desk, DeviceChooser, Work, fit_memory
 from .labels import read_labels
-from .layers import ClassLayer, Part, RGBLayer, layers_of, window_in
+from .layers import ClassLayer, RGBLayer, layers_of
 from .maps import class_colours
+from .parts import Part, window_in
 from .prediction_core import NAMES, ClassScores, MapLayer, Prediction, Sheet, Truth, ValueScores, open_maps, scores_in, truth_of
 from .predictions import NOTHING
 from .predictors import Facts
 from .samples import InputError, Label, Sample
 from .scenes import checked_scene
+from .screen import Latest
 from .settings import require
 from .sources import Source
 
@@ -51,10 +52,16 @@ def labels_on(
         raise InputError(f"the scene has no labels {labels!r}" + (f"; it has {', '.join(own)}" if own else "; give a file, or a Label on its grid"))
     return read_labels(labels, scene, column, kind=kind)
 
+def _same_grid(a: Any, b: Any) -> bool:
+    "Whether two things lie on the same pixels, as far as they say where they lie."
+    if a.shape != b.shape or a.crs and b.crs and a.crs != b.crs: return False
+    return not a.transform or not b.transform or np.allclose(a.transform, b.transform, atol=1e-3 * abs(a.transform[0]))
+
 def put_on(predictor: Any, device: Any) -> Any:
     "A predictor with its weights on a device."
     for name in ("tuned", "model"):
-        if hasattr(part := getattr(predictor, name, None), "to"): setattr(predictor, name, part.to(device))
+        part: Any = getattr(predictor, name, None)
+        if hasattr(part, "to"): setattr(predictor, name, part.to(device))
     return predictor
 
 # %% ../nbs/23b_prediction_map.ipynb #76302072
@@ -113,11 +120,11 @@ class PredictionMap(Desk):
         self.scene, self.source = thing, checked_scene(thing, check)
         if model is None: raise InputError("nothing predicts here; give a model: PredictionMap(scene, predictor), or a folder that predict_scene wrote")
         if is_prediction(model):
-            found = open_maps(model)
-            near = lambda a, b: a is None or b is None or np.allclose(a, b, atol=1e-3 * abs(a[0]))
-            if found.shape != self.source.shape or (found.crs, self.source.crs).count(None) == 0 and found.crs != self.source.crs or not near(found.transform, self.source.transform):
+            found, there = open_maps(model), self.source
+            if not _same_grid(found, there):
                 self.scene, self.source, self.prediction = None, None, found
-                raise InputError(f"scene and prediction lie on different grids ({'%d x %d' % self._shape(thing)} px, {'%d x %d' % found.shape} px); the prediction alone is shown: give the scene that it was made from")
+                raise InputError(f"scene and prediction lie on different grids ({there.shape[0]} x {there.shape[1]} px, {found.shape[0]} x {found.shape[1]} px); "
+                                 "the prediction alone is shown: give the scene that it was made from")
             self.prediction = found
             return
         self.predictor = open_predictor(model) if isinstance(model, (str, Path)) else model
@@ -126,8 +133,6 @@ class PredictionMap(Desk):
             self.predictor = None
             raise InputError(f"the scene has {', '.join(self.source.modalities) or 'nothing'}, the model reads {', '.join(facts.modalities)}; give a scene with one of those")
         self.prediction = blank(self.source, facts)
-
-    def _shape(self, thing: Any) -> tuple[int, int]: return thing.shape if isinstance(thing, Sample) else checked_scene(thing, "off").shape
 
     def _ground(self) -> None:
         "The images below."
@@ -163,7 +168,9 @@ class PredictionMap(Desk):
         "Put a layer onto the map. Raises InputError for one that is not there."
         if self.prediction is None: return
         layer = layer or self.layer
-        if layer not in self.choices: raise InputError(f"there is no layer {layer!r}; there are {', '.join(self.choices)}" + ("; give labels to compare with" if layer in ("confusion", "error") else ""))
+        if layer not in self.choices:
+            more = "; give labels to compare with" if layer in ("confusion", "error") else ""
+            raise InputError(f"there is no layer {layer!r}; there are {', '.join(self.choices)}{more}")
         if layer != self.layer or one is not None: self.one = one
         self.layer = layer
         self.canvas.show(MapLayer(self.prediction, layer, self.truth, self.one if layer == "confusion" else None), "map")
@@ -175,7 +182,7 @@ class PredictionMap(Desk):
         p = self.prediction
         if p is None: return None
         seen = self.canvas._ui.seen() if self.canvas._ui is not None else None
-        return window_in(self.canvas.shown["map"].layer, seen) if seen and "map" in self.canvas.shown and p.crs else (0, 0, *p.shape)
+        return window_in(p, seen) if seen and p.crs and p.transform else (0, 0, *p.shape)
 
     def look(self) -> ClassScores | ValueScores | None:
         "Compare what is in view with the labels."
@@ -195,7 +202,8 @@ class PredictionMap(Desk):
         body = "".join(f'<tr{" style=font-weight:bold" if r[0] == "mean" else ""}>{"".join(cell(v, i) for i, v in enumerate(r))}</tr>' for r in rows)
         top = f"<b>in view: {100 * s.accuracy:.0f} % of {s.n:,} labelled px are right</b>" if isinstance(s, ClassScores) else "<b>in view</b>"
         more = (f"; {s.unseen:,} labelled px have no prediction" if s.unseen else "") + (f"; every {s.step:.0f}th pixel counted" if s.step > 1 else "")
-        return f'<div class="oe-scores" style="font:12px sans-serif;line-height:16px">{top}{more}<table><tr>{"".join(cell(v, i) for i, v in enumerate(head))}</tr>{body}</table></div>'
+        head = "".join(cell(v, i) for i, v in enumerate(head))
+        return f'<div class="oe-scores" style="font:12px sans-serif;line-height:16px">{top}{more}<table><tr>{head}</tr>{body}</table></div>'
 
     # a box
 
@@ -209,43 +217,47 @@ class PredictionMap(Desk):
         if self.prediction is None: raise InputError("there is no prediction; open the map with one, or with a scene and a model")
         return self.prediction.fit(window or self.marked)
 
-    def _run(self, f: Callable[..., Any], what: str, window: Sequence[int] | None, done: Callable[[Any, Part], Any]) -> Work:
-        "Work on a box, with progress, on the chosen device, in batches that fit."
+    def _do(self, jobs: list[tuple[str, Part]], then: Callable[[], Any]) -> Work:
+        "Work on boxes, with progress, on the chosen device, in batches that fit."
         if self.predictor is None or self.source is None: raise InputError("no model is here to predict; open the map with a scene and a model: PredictionMap(scene, predictor)")
-        part, told, source = self._part(window), [], self.source
-        def job(progress: Callable[..., None], cancelled: Callable[[], bool]) -> Any:
-            tell = lambda n, total: progress(round(100 * n / max(total, 1)), f"{n} of {total} tiles")
-            def go(batch: int, device: Any) -> Any: return f(source, put_on(self.predictor, device), part, batch_size=batch, progress=tell, cancelled=cancelled)
+        told, source = [], self.source
+        def one(k: int, progress: Callable[..., None], cancelled: Callable[[], bool]) -> Any:
+            what, part = jobs[k]
+            tell = lambda n, total: progress(round(100 * (k + n / max(total, 1)) / len(jobs)), f"{n} of {total} tiles")
+            def go(batch: int, device: Any) -> Any:
+                how = {"batch_size": batch, "progress": tell, "cancelled": cancelled}
+                there = put_on(self.predictor, device)
+                return box_scores(source, there, part, **how) if what == "predict" else instability(source, there, part, self.phases, **how)[0]
             return fit_memory(go, self.batch_size, self.devices.device, lambda text, level: told.append(text))
-        def finish(result: Any) -> None:
-            done(result, part)
-            self.boxes.append([what, *part])
+        def finish(results: list[Any]) -> None:
+            for (what, part), result in zip(jobs, results, strict=True): self._keep(what, part, result)
+            self.boxes += [[what, *part] for what, part in jobs]
             self.devices.refresh()
+            then()
             self.look()
-            self.say("; ".join([*told, f"{what}: rows {part[0]} to {part[0] + part[2]}, columns {part[1]} to {part[1] + part[3]}"]), "warning" if told else "info")
-        return self.work(job, finish, 100)
+            what, (row, col, h, w) = jobs[-1]
+            self.say("; ".join([*told, f"{what}: rows {row} to {row + h}, columns {col} to {col + w}"]), "warning" if told else "info")
+        return self.work(lambda progress, cancelled: [one(k, progress, cancelled) for k in range(len(jobs))], finish, 100)
+
+    def _keep(self, what: str, part: Part, result: np.ndarray) -> None:
+        "Write a result onto the sheet."
+        p, (row, col, h, w) = self.prediction, part
+        assert p is not None
+        if what == "predict": return fill_box(p, part, result)
+        sheet = p.maps.setdefault("instability", Sheet(np.zeros(p.shape, np.float32), np.zeros(p.shape, bool)))
+        sheet.values[row:row + h, col:col + w], sheet.seen[row:row + h, col:col + w] = result, True
 
     def predict(
         self, window: Sequence[int] | None = None,   # row, column, rows, columns; None: the box that was drawn, or all
     ) -> Work:
         "Predict a box, in a thread. Raises InputError without a model."
-        def done(scores: Any, part: Part) -> None:
-            assert self.prediction is not None
-            fill_box(self.prediction, part, scores)
-            self.show()
-        return self._run(box_scores, "predict", window, done)
+        return self._do([("predict", self._part(window))], lambda: self.show())
 
     def tiling(
         self, window: Sequence[int] | None = None,   # as for `predict`
     ) -> Work:
         "Predict a box under moved tiles, and show where the answer hangs on them. Raises InputError without a model."
-        def done(found: Any, part: Part) -> None:
-            p, (row, col, h, w) = self.prediction, part
-            assert p is not None
-            sheet = p.maps.setdefault("instability", Sheet(np.zeros(p.shape, np.float32), np.zeros(p.shape, bool)))
-            sheet.values[row:row + h, col:col + w], sheet.seen[row:row + h, col:col + w] = found[0], True
-            self.show("instability")
-        return self._run(lambda *a, **k: instability(*a, phases=self.phases, **k), "tiling", window, done)
+        return self._do([("tiling", self._part(window))], lambda: self.show("instability"))
 
     def export(
         self, folder: str | Path | None = None,      # None: `out`
@@ -254,7 +266,8 @@ class PredictionMap(Desk):
         "Write all layers of a box as GeoTIFF, and GeoJSON. Raises InputError, see `export` of chapter 23a."
         part, p = self._part(window), self.prediction
         assert p is not None
-        if (p.read(p.answer, part, 1024) == NOTHING).all() if p.facts.classes else np.isnan(p.read(p.answer, part, 1024)).all(): raise InputError("nothing is predicted in this box yet; press 'predict' first")
+        v = p.read(p.answer, part, 1024)
+        if (v == NOTHING).all() if p.facts.classes else np.isnan(v).all(): raise InputError("nothing is predicted in this box yet; press 'predict' first")
         files = export(p, folder or self.out, None, part)
         self.say(f"wrote {', '.join(f.name for f in files)} to {Path(folder or self.out).name}")
         return files
@@ -272,8 +285,7 @@ class PredictionMap(Desk):
         self._class.observe(lambda e: None if self._busy else self.guard(self._choose)(e["new"]), "value")
         self._folder = w.Text(value=self.out, description="export to", layout={"width": "240px"}, continuous_update=False)
         self._folder.observe(lambda e: setattr(self, "out", e["new"]), "value")
-        jobs = {"predict all": lambda: self.predict((0, 0, *self._part(None if self.marked is None else (0, 0, *self.prediction.shape))[2:]) if self.prediction else None),   # type: ignore[union-attr]
-                "tiling": self.tiling, "export": self.export}
+        jobs = {"predict all": lambda: self.predict((0, 0, *self.prediction.shape) if self.prediction else None), "tiling": self.tiling, "export": self.export}
         self.buttons = {k: w.Button(description=k, layout={"width": "100px"}) for k in jobs}
         for k, b in self.buttons.items(): b.on_click(lambda _, k=k: self.guard(jobs[k])())
         able = [self.buttons["predict all"], self.buttons["tiling"]] if self.predictor is not None else []
@@ -322,11 +334,11 @@ class PredictionMap(Desk):
         return super().state | {"layer": self.layer, "one": self.one, "phases": self.phases, "boxes": [list(b) for b in self.boxes], "marked": self.marked and list(self.marked)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        "Take over a state; its boxes are predicted again, and waited for."
-        self.phases = state.get("phases", self.phases)
-        for what, *part in state.get("boxes", []):
-            if self.predictor is not None: (self.predict if what == "predict" else self.tiling)(part).wait()
-        self.marked = tuple(state["marked"]) if state.get("marked") else None   # type: ignore[assignment]
-        self.guard(self.show)(state.get("layer") or None, state.get("one"))
-        super().restore(state)
-        self.look()
+        "Take over a state. Its boxes are predicted again, in a thread: `current.wait()` waits for that where no event loop runs."
+        self.phases, again = state.get("phases", self.phases), [(b[0], self._part(b[1:])) for b in state.get("boxes", [])] if self.predictor is not None else []
+        def rest() -> None:
+            self.marked = tuple(state["marked"]) if state.get("marked") else None   # type: ignore[assignment]
+            self.show(state.get("layer") or None, state.get("one"))
+            self.canvas.restore(state.get("canvas", {}))
+        if again: self._do(again, rest)
+        else: self.guard(rest)()
