@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from .canvas import Canvas
@@ -160,7 +161,11 @@ class Desk:
         try: loop = asyncio.get_running_loop()
         except RuntimeError: loop = None
         def home(g: Callable[[], Any]) -> None: g() if loop is None else loop.call_soon_threadsafe(g)
-        def progress(n: int, text: str = "") -> None: home(lambda: self._progress(job, n, total, text))
+        last = [0.0]
+        def progress(n: int, text: str = "") -> None:
+            if (now := time.monotonic()) - last[0] < .05 and n != total: return   # 20 a second are enough
+            last[0] = now
+            home(lambda: self._progress(job, n, total, text))
         def finish() -> None:
             if self.current is job: self._progress(job, None, total)
             if job.error is not None and not job.stop.is_set(): self.canvas.say(job.error, "error")

@@ -332,7 +332,7 @@ class VectorLayer(Layer):
     def colours(self, part: Part, shape: tuple[int, int]) -> np.ndarray:
         "The outlines, burnt in."
         from rasterio.features import rasterize
-        a, _, c, _, e, f = moved(self.transform or (), *part[:2])
+        a, _, c, _, e, f = moved(self.transform or (1, 0, 0, 0, -1, 0), *part[:2])
         there = (a * part[3] / shape[1], 0, c, 0, e * part[2] / shape[0], f)
         from rasterio.transform import Affine
         shapes = [outline(x["geometry"]) for x in self.data["features"]]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from .layers import Layer, VectorLayer
 from .maps import Panel, _zoom, graticule, png_url, reproject_rgba
-from .parts import Bounds, window_in
+from .parts import Bounds, bounds_of, window_in
 from .settings import require
 
 # %% auto #0
@@ -51,8 +51,9 @@ def on_screen(
     size: int = 1024,                # pixels along the longer side, about
 ) -> tuple[np.ndarray, Bounds] | None:   # (h, w, 4) uint8 in Web Mercator and where it lies; None: out of sight
     "What a map shows of a layer. Raises InputError without a georeference."
-    window = window_in(layer, bounds) if bounds else (0, 0, *layer.shape)
+    window = window_in(layer, bounds or bounds_of(layer))
     if window is None: return None
+    if bounds is None: window = 0, 0, *layer.shape
     panel = layer.draw(window, size)
     return reproject_rgba(_finer(panel, size))
 
@@ -145,8 +146,9 @@ class Browser:
         self.stick: Any = None                                                  # the divider
         (south, west), (north, east) = box = canvas.bounds
         centre, zoom = canvas.view or (((south + north) / 2, (west + east) / 2), _zoom(box))
-        self.ground = self.leaflet.GeoJSON(data=graticule(box), name="graticule", style={"color": "#999", "weight": 1, "fill": False})
-        self.map = leaf.Map(layers=[self.ground], center=centre, zoom=zoom, toolbar_control=False, height=canvas.height, scroll_wheel_zoom=True)
+        self.ground = self.leaflet.GeoJSON(data=graticule(box), name="graticule", style={"color": "#999", "weight": 1, "fill": False}, pane="ground")
+        self.map = leaf.Map(layers=[self.ground], center=centre, zoom=zoom, toolbar_control=False, draw_control=False, height=canvas.height, scroll_wheel_zoom=True,
+                            panes={"ground": {"zIndex": 350}})                  # below all pictures
         self.ground.name = "graticule"                                          # leafmap calls its first layer OpenStreetMap
         self.line, self.under, self.marks = w.HTML(), w.HTML(), w.HTML()
         self.map.add(self.leaflet.WidgetControl(widget=self.marks, position="bottomright"))
@@ -167,13 +169,18 @@ class Browser:
         self.which = w.Dropdown(layout={"width": "190px"}, tooltip="layer")
         self.on = w.Checkbox(value=True, indent=False, description="shown", layout={"width": "80px"})
         self.opacity = w.FloatSlider(value=1, min=0, max=1, step=.05, description="opacity", layout={"width": "250px"})
-        self.dates = w.SelectionSlider(options=[""], description="date", layout={"width": "300px"})
+        self.dates = w.SelectionSlider(options=[""], description="date", layout={"width": "330px"})
         self.right = w.Dropdown(layout={"width": "190px"}, tooltip="the layer that is seen right of the divider")
         self.divider = w.FloatSlider(value=c.divider, min=0, max=1, step=.01, description="divider", readout=False, layout={"width": "250px"})
         self.row = w.HBox([], layout={"flex_flow": "row wrap"})
         self.busy = False                                                       # the controls follow the canvas
+        self.held: Any = None                                                   # the control in the hand: it is not set back while it moves on
         def obey(widget: Any, f: Callable[[Any], Any]) -> None:
-            late = Latest(f)
+            def now(value: Any) -> None:
+                self.held = widget
+                try: f(value)
+                finally: self.held = None
+            late = Latest(now)
             widget.observe(lambda e: None if self.busy or e["new"] is None else late(e["new"]), "value")
         obey(self.which, lambda _: self.refresh())
         obey(self.on, lambda v: c.set(self.which.value, on=v))
@@ -185,24 +192,30 @@ class Browser:
     def refresh(self) -> None:
         "Bring the controls in line with the canvas."
         c, self.busy = self.canvas, True
+        def put(widget: Any, value: Any) -> None:
+            if widget is not self.held and widget.value != value: widget.value = value
         try:
             names, times = list(c.shown), c.times
             if list(self.which.options) != names: self.which.options = names
-            if self.which.value not in names and names: self.which.value = names[-1]
-            if (s := c.shown.get(self.which.value)) is not None: self.on.value, self.opacity.value = s.on, s.opacity
+            if self.which.value not in names and names: self.which.value = names[0]
+            if (s := c.shown.get(self.which.value)) is not None:
+                put(self.on, s.on)
+                put(self.opacity, s.opacity)
             if times and tuple(self.dates.options) != times: self.dates.options = times
             now = c.time or next((s.layer.times[s.layer.time] for s in c.shown.values() if s.layer.times), None)
-            if times and now: self.dates.value = min(times, key=lambda t: abs(np.datetime64(t) - np.datetime64(now)))
+            if times and now: put(self.dates, min(times, key=lambda t: abs(np.datetime64(t) - np.datetime64(now))))
             right = [("no swipe", ""), *((f"right: {n}", n) for n in names)]
             if list(self.right.options) != right: self.right.options = right
-            self.right.value, self.divider.value = c.swiped, c.divider
+            put(self.right, c.swiped)
+            put(self.divider, c.divider)
             wanted = [self.which, self.on, self.opacity]
             if len(times) > 1: wanted.append(self.dates)
             if len(names) > 1: wanted.append(self.right)
             if c.swiped: wanted.append(self.divider)
             if list(self.row.children) != wanted: self.row.children = wanted
         finally: self.busy = False
-        self.marks.value = legend_html([(n, s.layer) for n, s in c.shown.items() if s.on])
+        self.marks.value = legend_html([(n, s.layer) for n, s in c.shown.items() if s.on and (s.image is not None or isinstance(s.layer, VectorLayer))])
+        self.marks.layout.display = "block" if self.marks.value else "none"
 
     # changes
 
