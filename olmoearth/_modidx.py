@@ -847,6 +847,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'olmoearth.monitor_core': { 'olmoearth.monitor_core.Film': ('monitor_core.html#film', 'olmoearth/monitor_core.py'),
                                         'olmoearth.monitor_core.Film.__init__': ( 'monitor_core.html#film.__init__',
                                                                                   'olmoearth/monitor_core.py'),
+                                        'olmoearth.monitor_core.Film._thin': ('monitor_core.html#film._thin', 'olmoearth/monitor_core.py'),
                                         'olmoearth.monitor_core.Film._try': ('monitor_core.html#film._try', 'olmoearth/monitor_core.py'),
                                         'olmoearth.monitor_core.Film.bytes': ('monitor_core.html#film.bytes', 'olmoearth/monitor_core.py'),
                                         'olmoearth.monitor_core.Film.on_end': ( 'monitor_core.html#film.on_end',

@@ -217,7 +217,8 @@ class Monitor(Desk):
         "Buttons, curves, gauges."
         w = require("ipywidgets", "maps")
         ui: dict[str, Any] = {"bar": w.IntProgress(min=0, max=1, layout={"width": "260px"}), "status": w.HTML(), "gauges": w.HTML(),
-                              "curves": w.Image(format="png"), "strip": w.Image(format="png"), "frame": w.IntSlider(min=0, max=0, description="frame", layout={"width": "360px"}), "title": w.HTML()}
+                              "curves": w.Image(format="png"), "strip": w.Image(format="png"),
+                              "frame": w.IntSlider(min=0, max=0, description="frame", layout={"width": "360px"}), "title": w.HTML()}
         for k in ("pause", "resume", "stop"):
             ui[k] = w.Button(description=k, layout={"width": "80px"})
             ui[k].on_click(lambda _, k=k: self.guard(getattr(self, k))())

@@ -211,7 +211,7 @@ def _gauge(name: str, values: Sequence[float], limit: float, meaning: str, start
     return Gauge(name, value, start, limit, state, meaning)
 
 # %% ../nbs/24_monitor_core.ipynb #69b81e43
-@dataclass
+@dataclass(eq=False)
 class Frame:
     "The vectors of a scene after a step."
     step: int
@@ -293,15 +293,22 @@ class Film(Callback):
         made = embed_scene(self.source, model, patch_size=self.patch_size, window=self.window, device=str(device), check="off")
         side = self.window // self.patch_size
         enough = (made.shape[0] // side) * (made.shape[1] // side) >= 9                  # windows; of fewer, what is taken out would be the scene itself
-        cells, before = centre_by_position(made.values, side) if enough else made.values, self.frames[-1].vectors if self.frames else None
+        cells = centre_by_position(made.values, side) if enough else made.values
         self.transform = tuple(made.rio.transform())[:6] if self.source.transform is not None else None
-        frame = Frame(step, cells.astype(np.float16), math.nan if before is None else _moved(before, cells))
-        self.frames.append(frame)
-        while len(self.frames) > 3 and (len(self.frames) > self.most or self.bytes > self.megabytes * 1e6):
-            last, self.frames, self.every = self.frames[-1], self.frames[:-1][::2], 2 * self.every
-            for a, b in zip(self.frames, self.frames[1:], strict=False): b.moved = _moved(a.vectors, b.vectors)
-            if last is not self.frames[-1]: self.frames.append(Frame(last.step, last.vectors, _moved(self.frames[-1].vectors, last.vectors)))
+        self.frames.append(frame := Frame(step, cells.astype(np.float16), math.nan))
+        before = self.frames[:-1]
+        self._thin()
+        while len(self.frames) > 2 and (len(self.frames) > self.most or self.bytes > self.megabytes * 1e6):
+            self.every *= 2
+            self._thin()
+        again = self.frames[:-1] != before
+        for a, b in zip(self.frames, self.frames[1:], strict=False):
+            if again or b is frame: b.moved = _moved(a.vectors, b.vectors)
         return frame
+
+    def _thin(self) -> None:
+        "Keep the first frame, those that are due, and the newest."
+        self.frames = [f for i, f in enumerate(self.frames) if i in (0, len(self.frames) - 1) or f.step % self.every == 0]
 
     @property
     def bytes(self) -> int: return sum(f.vectors.nbytes for f in self.frames)   # in memory
