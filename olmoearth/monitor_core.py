@@ -90,7 +90,9 @@ def open_run(
 
 def _rows_of(path: Path) -> History:
     "Rows of a file. Raises InputError for one that holds none."
-    if path.suffix in (".jsonl", ".csv"): return read_log(path)
+    if path.suffix in (".jsonl", ".csv"):
+        try: return read_log(path)
+        except ValueError as err: raise InputError(f"{path.name} holds no rows of a run ({err})") from None
     if path.suffix == ".parquet":
         rows = require("pandas", "train").read_parquet(path).to_dict("records")
         rows = [{k: v for k, v in r.items() if isinstance(v, (int, float)) and not math.isnan(v)} for r in rows]

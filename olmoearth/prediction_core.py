@@ -344,7 +344,7 @@ class MapLayer(Layer):
         elif layer == "classes": self.legend = self._panel((0, 0, *prediction.shape), whole).legend
         else:
             self.ends = ends_of(whole, layer)
-            self.bar = Bar(tuple(c for _, c in _stops(layer, self.ends, 16)), *self.ends)
+            self.bar = Bar(tuple(c for _, c in _stops(layer, self.ends, 16)), *self.ends, NAMES.get(layer, layer))
 
     @property
     def _truth(self) -> Truth:
