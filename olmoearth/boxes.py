@@ -22,7 +22,7 @@ from .sources import Source
 from .windows import Block, Grid, Side, blend
 
 # %% auto #0
-__all__ = ['Cancelled', 'box_scores', 'blank', 'fill_box', 'tile_shifts', 'instability', 'export']
+__all__ = ['MOST_PIECES', 'Cancelled', 'box_scores', 'blank', 'fill_box', 'tile_shifts', 'instability', 'export']
 
 # %% ../nbs/23a_boxes.ipynb #2e5b66a0
 class Cancelled(RuntimeError):
@@ -138,6 +138,9 @@ def instability(
     return np.where(seen, 1 - votes.max(0) / len(x), np.nan).astype(np.float32), np.where(seen, most, NOTHING).astype(np.uint8)
 
 # %% ../nbs/23a_boxes.ipynb #fabcf1f3
+MOST_PIECES = 50_000   # polygons in one GeoJSON file
+
+
 def export(
     prediction: Prediction,
     folder: str | Path,                    # made here; may not hold these files yet
@@ -153,10 +156,11 @@ def export(
     paths = [folder / f"{n}.tif" for n in names] + [folder / f"{prediction.answer}.geojson"]
     if there := [f.name for f in paths if f.exists()]: raise InputError(f"{folder.name} holds {', '.join(there)} already; choose another folder")
     if cut[2] * cut[3] > most: raise InputError(f"{cut[2]} x {cut[3]} px are too many for polygons; draw a box of at most {math.isqrt(most)} px a side")
+    features = _features(prediction, cut, rasterio.Affine(*_place(prediction, cut)))                # before the first file
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in zip(names, paths, strict=False): _write(prediction, name, cut, path)
     draft = paths[-1].with_suffix(".draft")
-    draft.write_text(json.dumps({"type": "FeatureCollection", "features": _features(prediction, cut, rasterio.Affine(*(_place(prediction, cut))))}) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps({"type": "FeatureCollection", "features": features}) + "\n", encoding="utf-8")
     draft.replace(paths[-1])
     return paths
 
@@ -179,20 +183,24 @@ def _write(prediction: Prediction, name: str, cut: Part, path: Path) -> None:
 
 def _features(prediction: Prediction, cut: Part, transform: Any) -> list[dict[str, Any]]:
     "Polygons of classes, or the box; longitude and latitude, as GeoJSON wants it."
-    from rasterio.features import rasterize, shapes
+    from rasterio.features import shapes
     from rasterio.warp import transform_geom
+    from scipy.ndimage import label as pieces
     v: Any = prediction.read(prediction.answer, cut)
     sure: Any = prediction.read("probability", cut) if "probability" in prediction.maps else None
-    turn = lambda g: transform_geom(prediction.crs, "EPSG:4326", g, precision=7)
     if not prediction.facts.classes:
-        x, y = [transform * c for c in ((0, 0), (cut[3], 0), (cut[3], cut[2]), (0, cut[2]), (0, 0))], v[np.isfinite(v)]
+        ring, y = [transform * c for c in ((0, 0), (cut[3], 0), (cut[3], cut[2]), (0, cut[2]), (0, 0))], v[np.isfinite(v)]
         facts = {"pixels": len(y), "mean": float(y.mean()) if len(y) else None, "deviation": float(y.std()) if len(y) else None}
-        return [{"type": "Feature", "properties": facts, "geometry": turn({"type": "Polygon", "coordinates": [x]})}]
-    number: Any = np.zeros(v.shape, np.int32)                                           # which polygon a pixel is in
-    outlines = [(g, int(k)) for g, k in shapes(v, mask=v != NOTHING, transform=transform)]
-    if outlines: number = rasterize([(g, i + 1) for i, (g, _) in enumerate(outlines)], v.shape, transform=transform, dtype="int32")
-    n = np.bincount(number.ravel(), minlength=len(outlines) + 1)
-    total = np.bincount(number.ravel(), np.nan_to_num(sure if sure is not None else v).ravel(), len(outlines) + 1)
-    area, names = abs(transform.a * transform.e), prediction.facts.classes
-    return [{"type": "Feature", "geometry": turn(g), "properties": {"class": names.get(k, str(k)), "number": k, "area": float(n[i + 1] * area)}
-             | ({"probability": round(float(total[i + 1] / max(n[i + 1], 1)), 3)} if sure is not None else {})} for i, (g, k) in enumerate(outlines)]
+        return [{"type": "Feature", "properties": facts, "geometry": transform_geom(prediction.crs, "EPSG:4326", {"type": "Polygon", "coordinates": [ring]}, precision=7)}]
+    number, codes = np.zeros(v.shape, np.int32), [0]                               # which piece a pixel is in; its class
+    for k in prediction.facts.classes:
+        found: Any
+        found, n = pieces(v == k)                                                  # type: ignore[misc]
+        number[found > 0] = found[found > 0] + len(codes) - 1
+        codes += [k] * n
+    if len(codes) > MOST_PIECES: raise InputError(f"the box falls into {len(codes) - 1:,} pieces, more than a GeoJSON file should hold ({MOST_PIECES:,}); draw a smaller box")
+    size, total = np.bincount(number.ravel(), minlength=len(codes)), np.bincount(number.ravel(), np.nan_to_num(sure if sure is not None else v).ravel(), len(codes))
+    area, names, drawn = abs(transform.a * transform.e), prediction.facts.classes, list(shapes(number, mask=number > 0, transform=transform))
+    turned = transform_geom(prediction.crs, "EPSG:4326", [g for g, _ in drawn], precision=7) if drawn else []
+    about = lambda i: {"class": names[codes[i]], "number": codes[i], "area": float(size[i] * area)} | ({"probability": round(float(total[i] / size[i]), 3)} if sure is not None else {})
+    return [{"type": "Feature", "geometry": g, "properties": about(int(i))} for g, (_, i) in zip(turned, drawn, strict=True)]

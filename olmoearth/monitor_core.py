@@ -202,7 +202,8 @@ def gauges_of(
     young = len(rows) < _limit(stagnation, "after") and loss.state == "beyond"      # every run begins at chance
     out.append(replace(loss, state="near") if young else loss)
     twins = [1 - v for v in seen(rows, "health/twins")]
-    out.append(_gauge("distinct targets", twins, .5, "hidden tokens without a competitor that has the same target", 1.))
+    twin = _gauge("distinct targets", twins, .5, "hidden tokens without a competitor that has the same target", 1.)
+    out.append(replace(twin, state="near") if twin.state == "beyond" and out[-1].state != "beyond" else twin)      # it explains a loss at chance; alone it is no fault
     return out
 
 def _gauge(name: str, values: Sequence[float], limit: float, meaning: str, start: float | None = None) -> Gauge:
@@ -329,9 +330,8 @@ class Film(Callback):
             except InputError: continue                                            # nothing is seen
             if judge is None and colours is not None: fit = turned(fit, x, colours)
             colours = (x - fit.mean) @ fit.axes.T
-            share = f", {100 * fit.share.sum():.0f} % shown" if judge is None else ""
             moved = "" if math.isnan(f.moved) else f", moved {100 * f.moved:.0f} %"
-            out.append(Panel(pca_rgb(x, fit).image, f"step {f.step}{moved}{share}", {}, self.crs, self.transform))
+            out.append(Panel(pca_rgb(x, fit).image, f"step {f.step}{moved}", {}, self.crs, self.transform))
         return out
 
 

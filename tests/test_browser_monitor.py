@@ -17,8 +17,8 @@ trainer = Trainer(OlmoEarth(small, seed=0), Loader(tiles, 4, seed=0, patch_sizes
                   [HealthWatch(every=5), Log("jsonl", "kept")])"""
 
 
-def test_a_run_is_watched_paused_and_stopped(lab):
-    page = lab.page(1280, 1300)
+def test_a_run_is_watched_paused_and_stopped(lab):   # noqa: F811
+    page = lab.page(1280, 1800)
     open_notebook(page, [SETUP, "m = Monitor(trainer, scene=scene, every=10, refresh=.5, start=False, check='off')\nm"])
     wait_for_overlay(page)
     button = lambda name: page.locator(f"button:has-text('{name}')").first
@@ -53,7 +53,7 @@ def test_a_run_is_watched_paused_and_stopped(lab):
     assert not errors(page)
 
 
-def test_a_finished_run_opens_from_its_folder_and_a_wrong_one_is_said(lab):
+def test_a_finished_run_opens_from_its_folder_and_a_wrong_one_is_said(lab):   # noqa: F811
     page = lab.page()
     open_notebook(page, [SETUP.replace("steps=400", "steps=12") + "\ntrainer.fit();", "m = Monitor('kept')\nm"])
     page.wait_for_function("() => document.querySelectorAll('.jp-OutputArea-output img.widget-image').length >= 1 && document.body.textContent.includes('12 steps kept')")

@@ -8,12 +8,8 @@ from browser import (choose, errors, lab, on_map, open_notebook, overlay_pixels,
 from olmoearth.boxes import blank, box_scores, fill_box
 from olmoearth.parts import place_of
 from olmoearth.prediction_core import MapLayer, truth_of
-from olmoearth.predictors import ProbePredictor
-from olmoearth.pretrained import load
-from olmoearth.samples import Label
 from olmoearth.screen import on_screen
 from olmoearth.sources import open_scene
-from olmoearth.synthetic import World
 
 SETUP = """import numpy as np
 from olmoearth.prediction_map import PredictionMap
@@ -28,7 +24,7 @@ import warnings; warnings.simplefilter("ignore")
 probe = ProbePredictor.fit(load("sim-nano"), scene, half)"""
 
 
-def test_a_prediction_is_shown_changed_compared_and_redrawn(lab):
+def test_a_prediction_is_shown_changed_compared_and_redrawn(lab):   # noqa: F811
     names: dict = {}
     exec(SETUP, names)                                                            # the same here
     scene, probe = names["scene"], names["probe"]
@@ -47,11 +43,11 @@ def test_a_prediction_is_shown_changed_compared_and_redrawn(lab):
     np.testing.assert_array_equal(overlay_pixels(page, top)[image[..., 3] > 0], image[image[..., 3] > 0])
     page.wait_for_function("() => document.querySelector('.oe-scores')?.textContent.includes('labelled px are right')")
     page.wait_for_timeout(500)
-    seen, layer = screen_pixels(page), MapLayer(p, "classes")
+    layer = MapLayer(p, "classes")
     for row, col in ((20, 20), (48, 70), (80, 30)):                                # ... at its place on the screen
         x, y = on_map(page, *place_of(layer, row, col), "m.canvas")
         around = layer.draw().image[row - 1:row + 2, col - 1:col + 2, :3].reshape(-1, 3).astype(int)
-        assert np.abs(around - screen_pixels(page)[int(y), int(x)].astype(int)).max(1).min() <= 3 and seen.shape[2] == 3
+        assert np.abs(around - screen_pixels(page)[int(y), int(x)].astype(int)).max(1).min() <= 3
 
     before = source(page, top)
     choose(page, "layer", "confusion, label → map")                                # a list
@@ -84,7 +80,7 @@ def test_a_prediction_is_shown_changed_compared_and_redrawn(lab):
     assert not errors(page)
 
 
-def test_what_does_not_fit_is_said_in_the_widget(lab):
+def test_what_does_not_fit_is_said_in_the_widget(lab):   # noqa: F811
     page = lab.page()
     open_notebook(page, [SETUP, "m = PredictionMap(scene, probe, Label(np.zeros((5, 5), int), {0: 'water'}))\nm"])
     page.wait_for_function("() => document.querySelector('.oe-message')?.textContent.includes('read_labels(labels, scene)')")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from olmoearth.boxes import Cancelled, _moved, blank, box_scores, export, fill_box, instability, tile_shifts
+from olmoearth.boxes import Cancelled, _moved, _write, blank, box_scores, export, fill_box, instability, tile_shifts
 from olmoearth.maps import classes_rgb
 from olmoearth.prediction_core import OUTCOMES, File, MapLayer, Prediction, Sheet, cells_of, common, confusion, ends_of, open_maps, paint, scores_in, thin, truth_of
 from olmoearth.prediction_map import PredictionMap
@@ -216,8 +216,9 @@ def test_a_picture_goes_through_overviews_and_a_score_does_not(tmp_path):
     for k in range(4): said[:, k // 2, :, k % 2][at == k] = 3                                        # a quarter is dark: one pixel in each 2 x 2
     said = said.reshape(1024, 1024)
     p = Prediction(Facts("segmentation", NAMES), {"classes": Sheet(said)}, said.shape, *PLACE)
-    file = export(p, tmp_path / "out", ["classes"])[0]
-    f, part = File(file), (0, 0, 1024, 1024)
+    with pytest.raises(InputError, match="draw a smaller box"): export(p, tmp_path / "out", ["classes"])
+    f, part = File(file := tmp_path / "classes.tif"), (0, 0, 1024, 1024)
+    _write(p, "classes", part, file)
     assert (f.read(part, (128, 128)) == 3).mean() < .05, "overviews hold the commonest class"
     np.testing.assert_array_equal(f.read(part, (128, 128), exact=True), Sheet(said).read(part, (128, 128)))
     assert .1 < (f.read(part, (128, 128), exact=True) == 3).mean() < .3
