@@ -202,5 +202,7 @@ def _features(prediction: Prediction, cut: Part, transform: Any) -> list[dict[st
     size, total = np.bincount(number.ravel(), minlength=len(codes)), np.bincount(number.ravel(), np.nan_to_num(sure if sure is not None else v).ravel(), len(codes))
     area, names, drawn = abs(transform.a * transform.e), prediction.facts.classes, list(shapes(number, mask=number > 0, transform=transform))
     turned = transform_geom(prediction.crs, "EPSG:4326", [g for g, _ in drawn], precision=7) if drawn else []
-    about = lambda i: {"class": names[codes[i]], "number": codes[i], "area": float(size[i] * area)} | ({"probability": round(float(total[i] / size[i]), 3)} if sure is not None else {})
+    def about(i: int) -> dict[str, Any]:
+        facts = {"class": names[codes[i]], "number": codes[i], "area": float(size[i] * area)}
+        return facts if sure is None else facts | {"probability": round(float(total[i] / size[i]), 3)}
     return [{"type": "Feature", "geometry": g, "properties": about(int(i))} for g, (_, i) in zip(turned, drawn, strict=True)]

@@ -185,7 +185,7 @@ class Monitor(Desk):
         self._busy = True
         try: slider.max, slider.value = len(panels) - 1, len(panels) - 1 if newest else min(slider.value, len(panels) - 1)
         finally: self._busy = False
-        self._ui["strip"].value = png_of(picture(panels, columns=min(8, len(panels)), inch=1.3))
+        self._ui["strip"].value = png_of(picture(panels, columns=min(6, len(panels)), inch=1.7))
         self._ui["title"].value = html.escape(panels[slider.value].title)
         self.show(-1 if newest else slider.value)
 
@@ -216,8 +216,9 @@ class Monitor(Desk):
     def controls(self) -> list[Any]:
         "Buttons, curves, gauges."
         w = require("ipywidgets", "maps")
+        fixed = {"align_self": "flex-start", "max_width": "100%", "object_fit": "contain"}      # as large as it was drawn
         ui: dict[str, Any] = {"bar": w.IntProgress(min=0, max=1, layout={"width": "260px"}), "status": w.HTML(), "gauges": w.HTML(),
-                              "curves": w.Image(format="png"), "strip": w.Image(format="png"),
+                              "curves": w.Image(format="png", layout=fixed), "strip": w.Image(format="png", layout=fixed),
                               "frame": w.IntSlider(min=0, max=0, description="frame", layout={"width": "360px"}), "title": w.HTML()}
         for k in ("pause", "resume", "stop"):
             ui[k] = w.Button(description=k, layout={"width": "80px"})
@@ -240,7 +241,7 @@ class Monitor(Desk):
 
     def picture(self) -> Figure:
         "The film, or the curves where there is none, as a matplotlib figure. Raises InputError where there is nothing to show."
-        if self.film is not None and self.film.frames: return picture(self.film.panels(), self.canvas.credit, columns=4, inch=1.8)
+        if self.film is not None and self.film.frames: return picture(self.film.panels(), self.canvas.credit, columns=5, inch=2)
         if self.run is None: raise InputError("there is no run to show")
         return curves_figure(self.run.history, self.width)
 
