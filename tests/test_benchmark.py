@@ -325,7 +325,7 @@ def test_the_command_from_end_to_end(tmp_path):
     simulated_eurosat(tmp_path, (3, 1, 2))
     done = CliRunner().invoke(app, ["benchmark", "m-eurosat", "--data", str(tmp_path), "--model", "pixels", "--out", str(tmp_path / "out"), "--most", "20"])
     assert done.exit_code == 0, done.output
-    assert "<- measured" in done.output and "OE_Base" in done.output
+    assert "<- measured" in done.output and "OlmoEarth_Base" in done.output
     (row,) = read_rows(tmp_path / "out").to_dict("records")
     assert row["most"] == 20 and (tmp_path / "out/m-eurosat-seed-0.html").stat().st_size > 10_000 and (tmp_path / "out/metrics.parquet").exists()
 
