@@ -12,6 +12,7 @@ _HOME = {
     "embed_scene": "scenes", "open_scene": "sources", "open_embedding": "stores",
     "read_labels": "labels", "predict_scene": "predictions", "open_prediction": "predictions", "make_map": "mapping",
     "rgb": "maps", "pca_rgb": "maps", "classes_rgb": "maps", "picture": "maps", "show_map": "maps", "run_notebook": "experiments",
+    "Canvas": "canvas", "MaskLab": "mask_lab", "Explorer": "explorer", "PredictionMap": "prediction_map", "Monitor": "monitor",
 }
 
 
