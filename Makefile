@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 TORCH  ?= torch==2.13.0
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
-WORKERS ?= 2
+WORKERS ?= 3
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
