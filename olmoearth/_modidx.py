@@ -2130,6 +2130,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'olmoearth.transformer.Rotary.table': ('transformer.html#rotary.table', 'olmoearth/transformer.py'),
                                        'olmoearth.transformer.Rows': ('transformer.html#rows', 'olmoearth/transformer.py'),
                                        'olmoearth.transformer._fused': ('transformer.html#_fused', 'olmoearth/transformer.py'),
+                                       'olmoearth.transformer._gelu': ('transformer.html#_gelu', 'olmoearth/transformer.py'),
                                        'olmoearth.transformer.attention': ('transformer.html#attention', 'olmoearth/transformer.py'),
                                        'olmoearth.transformer.axial_frequencies': ( 'transformer.html#axial_frequencies',
                                                                                     'olmoearth/transformer.py'),

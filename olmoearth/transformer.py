@@ -303,7 +303,11 @@ class Block(nn.Module):
         "One step of the residual stream."
         also = () if context is None or context_rows is None else ((context, context_rows),)
         x = self.drop_path(x, rows, lambda y, own, other=(None, None): self.attn(self.norm1(y), own, *other), *also)
-        return self.drop_path(x, rows, lambda y, *_: self.fc2(F.gelu(self.fc1(self.norm2(y)))))
+        return self.drop_path(x, rows, lambda y, *_: self.fc2(_gelu(self.fc1(self.norm2(y)))))
+
+def _gelu(x: Tensor) -> Tensor:
+    "GELU; without gradients it overwrites what it was given, the widest activation there is."
+    return F.gelu(x) if torch.is_grad_enabled() or torch.compiler.is_compiling() else torch.ops.aten.gelu_(x)
 
 # %% ../nbs/08_transformer.ipynb #983012c3
 def init_weights(

@@ -147,7 +147,7 @@ def memory_of(scene: str, out: str) -> None:
 def main() -> None:
     "Command line."
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--side", type=int, default=1024, help="of the scene in the race")
+    p.add_argument("--race", default="1024,2048", help="sides of the scenes in the race")
     p.add_argument("--sides", default="1024,2048,4096", help="of the scenes whose memory is measured")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--threads", type=int, default=2)
@@ -166,8 +166,8 @@ def main() -> None:
             got = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
             memory.append({"side": side, **got})
             print(f"{side} px: peak {got['MB']:.0f} MB, {got['seconds']:.0f} s", flush=True)
-        row = speed(folder, a.side, a.repeats)
-    if a.out: Path(a.out).write_text(json.dumps({"torch": torch.__version__, "threads": a.threads, "speed": row, "memory": memory}))
+        rows = [speed(folder, int(side), a.repeats) for side in a.race.split(",")]
+    if a.out: Path(a.out).write_text(json.dumps({"torch": torch.__version__, "threads": a.threads, "repeats": a.repeats, "speed": rows, "memory": memory}))
 
 
 if __name__ == "__main__": main()
