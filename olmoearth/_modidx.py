@@ -1063,6 +1063,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'olmoearth.mask_trials._code_of': ('mask_trials.html#_code_of', 'olmoearth/mask_trials.py'),
                                        'olmoearth.mask_trials._collect': ('mask_trials.html#_collect', 'olmoearth/mask_trials.py'),
                                        'olmoearth.mask_trials._plain': ('mask_trials.html#_plain', 'olmoearth/mask_trials.py'),
+                                       'olmoearth.mask_trials._wanted': ('mask_trials.html#_wanted', 'olmoearth/mask_trials.py'),
                                        'olmoearth.mask_trials.experiment_of': ( 'mask_trials.html#experiment_of',
                                                                                 'olmoearth/mask_trials.py'),
                                        'olmoearth.mask_trials.lean_on': ('mask_trials.html#lean_on', 'olmoearth/mask_trials.py'),

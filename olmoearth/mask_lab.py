@@ -34,7 +34,7 @@ __all__ = ['SHOWS', 'COPIES', 'MaskLab', 'copies', 'Controls', 'table_of']
 
 # %% ../nbs/21b_mask_lab.ipynb #d530d4db
 SHOWS = {"mask": "mask", "copies": "what could be copied", "loss": "loss", "lean": "leans on"}
-COPIES = {0: "seen at another date and by another sensor", 1: "seen at another date", 2: "seen by another bandset or sensor", 3: "seen nowhere"}
+COPIES = {0: "other date and sensor", 1: "other date", 2: "other bandset or sensor", 3: "nowhere"}
 
 
 class MaskLab(Desk):
@@ -126,7 +126,7 @@ class MaskLab(Desk):
         "What is seen of an image. Raises InputError for a loss that was not asked for yet."
         mask, at = self.drawn, self.date
         image = name or self.image[0], self.image[1] if bandset is None else bandset
-        if self.shows == "copies": return paint_classes(mask, copies(mask), COPIES, *image, at, "could be copied")
+        if self.shows == "copies": return paint_classes(mask, copies(mask), COPIES, *image, at, "could be copied from")
         if self.shows == "loss" and "loss" in self.found: return paint_values(mask, self.found["loss"], *image, at, *loss_range(self.found["loss"]), what="loss", unit="of chance")
         if self.shows == "lean" and "lean" in self.found:
             needed, names = most_needed(self.found["lean"])
@@ -206,8 +206,13 @@ class MaskLab(Desk):
     def picture(self) -> Figure:
         "Every bandset at the date that is seen, as a matplotlib figure. Raises InputError where there is no mask."
         panels = [self.panel(s.modality, s.bandset) for s in self.drawn.cut.layout.slices]
+        what, _, _ = panels[0].title.rpartition(": ")      # said once, not above each
+        for p in panels: p.title = p.title.rpartition(": ")[2]
         for p in panels[1:]: p.legend = {}                 # one is enough
-        return picture(panels, self.canvas.credit, columns=min(len(panels), 4), inch=2.4)
+        rows = -(-len(panels) // 4)
+        figure = picture(panels, self.canvas.credit, columns=-(-len(panels) // rows), inch=2.4)
+        if what: figure.suptitle(what, fontsize=10)
+        return figure
 
     @property
     def state(self) -> dict[str, Any]:

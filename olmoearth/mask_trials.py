@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import symtable
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -156,9 +157,8 @@ def _collect(f: Any, imports: dict[str, str], parts: list[str], seen: set[Any]) 
         raise InputError(f"{getattr(f, '__name__', f)!s} cannot be written down; type it as a function of its own: def name(layout, missing, generator): ...")
     try: text = textwrap.dedent(inspect.getsource(f))
     except (OSError, TypeError): raise InputError(f"the source of {f.__name__} is not known; type it into a cell or a file, not into exec(...)") from None
-    names = sorted({n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)})
-    for name in names:
-        if name not in f.__globals__ or f.__globals__[name] is f: continue                  # of its own, or Python's
+    for name in sorted(_wanted(symtable.symtable(text, "strategy", "exec"))):
+        if name not in f.__globals__ or f.__globals__[name] is f: continue                  # Python's, or itself
         value = f.__globals__[name]
         home, own = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
         if isinstance(value, ModuleType): imports[name] = f"import {value.__name__} as {name}"
@@ -167,6 +167,12 @@ def _collect(f: Any, imports: dict[str, str], parts: list[str], seen: set[Any]) 
         elif _plain(value): parts.append(f"{name} = {value!r}\n")
         else: raise InputError(f"{f.__name__} uses {name}, which is no module, function or plain value ({type(value).__name__}); make it inside the function")
     parts.append(text)
+
+def _wanted(table: symtable.SymbolTable) -> set[str]:
+    "Names that code takes from outside; its local ones may be those of other things there."
+    top = table.get_type() == "module"
+    own = {s.get_name() for s in table.get_symbols() if s.is_referenced() and (top or s.is_global())}
+    return own.union(*map(_wanted, table.get_children()))
 
 def _plain(value: Any) -> bool:
     "Whether its text gives it back."
