@@ -161,6 +161,7 @@ class Cloud:
             require("panel.io.notebook", "maps").load_notebook(inline=True)      # outside a cell the extension sends nothing; inline: there may be no network
         shown = tuple({"output_type": "display_data", "data": dict(o.data), "metadata": dict(o.metadata or {})} for o in said.outputs)
         self.scripts = require("ipywidgets", "maps").Output(outputs=shown, layout={"max_height": "1px", "overflow": "hidden"})
+        hv.renderer("bokeh").webgl = False                                      # 5,000 points need none, and a machine may lack it
         self.points, self.pipe = points, hv.streams.Pipe(data=list(colours))
         def draw(data: Sequence[str]) -> Any:
             return hv.Points((points.xy[:, 0], points.xy[:, 1], np.array(data)), ["direction 1", "direction 2"], ["colour"])
