@@ -29,7 +29,8 @@ def test_a_lab_comes_back_from_its_state(sample):
     lab = MaskLab(sample, strategy="cross_modality", options={"base": "space", "min_encode": 1}, patch_size=8, times=3, seed=5)
     lab.set(image=("landsat", 1), time=2, shows="copies")
     again = MaskLab.from_state(sample, json.loads(json.dumps(lab.state)))
-    assert again.state == lab.state and torch.equal(again.mask.role, lab.mask.role) and again.panel().title == lab.panel().title == "could be copied from: Landsat 8/9 30 m, 2019-03-15"
+    assert again.state == lab.state and torch.equal(again.mask.role, lab.mask.role)
+    assert again.panel().title == lab.panel().title == "could be copied from: Landsat 8/9 30 m, 2019-03-15"
     lab.set(times=1)
     assert lab.date == 0 and lab.time == 2 and lab.canvas.level == "info"      # the date that was chosen waits
 
