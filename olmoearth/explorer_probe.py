@@ -152,7 +152,8 @@ def label_colours(
     out: dict[int, str] = {}
     for k, colour in class_colours(dict(enumerate(names))).items():
         apart = lambda c: min((float(np.linalg.norm(rgb(c) - rgb(o))) for o in out.values()), default=999.)
-        out[k] = colour if apart(colour) > 100 else max(_APART, key=apart)
+        usual = class_colours({0: names[k]})[0] == colour != class_colours({0: ""})[0]                     # goes by its name
+        out[k] = colour if usual or apart(colour) > 100 else max(_APART, key=apart)
     return out
 
 # %% ../nbs/22a_explorer_probe.ipynb #f4f4c798
