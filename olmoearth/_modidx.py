@@ -384,6 +384,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'olmoearth.explorer.Explorer.take': ('explorer.html#explorer.take', 'olmoearth/explorer.py'),
                                     'olmoearth.explorer.Explorer.undo': ('explorer.html#explorer.undo', 'olmoearth/explorer.py'),
                                     'olmoearth.explorer.Explorer.use_probe': ('explorer.html#explorer.use_probe', 'olmoearth/explorer.py'),
+                                    'olmoearth.explorer._in_loop': ('explorer.html#_in_loop', 'olmoearth/explorer.py'),
                                     'olmoearth.explorer.embedding_in': ('explorer.html#embedding_in', 'olmoearth/explorer.py'),
                                     'olmoearth.explorer.ground_of': ('explorer.html#ground_of', 'olmoearth/explorer.py')},
             'olmoearth.explorer_core': { 'olmoearth.explorer_core.Cells': ('explorer_core.html#cells', 'olmoearth/explorer_core.py'),

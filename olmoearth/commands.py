@@ -137,7 +137,11 @@ def benchmark_command(
         print(f"{about.name}: {about.kind}, {about.metric or metric}, {'+'.join(about.sensors)}; {model}", flush=True)
         run = run_notebook(find_experiment("benchmark"), folder, given, name=f"{about.name}-seed-{seed}", progress=True)
         from olmoearth.beside import beside, of_task, read_rows
-        shown = of_task(beside(read_rows(folder), about.table), about.name)
+        rows = read_rows(folder)
+        shown = of_task(beside(rows, about.table), about.name)
         r: Any
         for i, r in enumerate(shown.itertuples(), 1): print(f"{i:3}  {r.value:6.1f}  {r.model}" + (f"  <- measured, {r.low:.1f} to {r.high:.1f}" if r.origin == "measured" else ""))
+        last = rows[rows["task"] == about.name].iloc[-1]
+        print(f"measured on {last['train']} samples to learn from, {last['valid_n']} to choose by, {last['test']} to judge by; published figures are of the publisher's whole sets"
+              + (f". {epochs} epochs are not those of the protocol" if epochs else ""))
         print(f"{run.page} in {run.seconds:.0f} s; olmoearth run published -p rows={folder} sets it beside all tables")

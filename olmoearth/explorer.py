@@ -341,7 +341,8 @@ class Explorer(Views, Desk):
     # state, widgets
 
     def picture(self) -> Figure:
-        "The scene, what the view shows, and what it is compared with, side by side. Raises InputError where there is nothing."
+        "The scene, what the view shows, and what it is compared with, side by side; outside of a notebook it waits for work in hand. Raises InputError where there is nothing."
+        if self.current is not None and not _in_loop(): self.current.wait()
         shown = [s.layer.draw(size=512) for k, s in self.canvas.shown.items() if k in (MAP, "compared", "selected") or isinstance(s.layer, RGBLayer)]
         return picture(shown, self.canvas.credit)
 
@@ -394,3 +395,10 @@ class Explorer(Views, Desk):
         box = super().box
         if fresh and self._tools is not None: box.children = (*box.children, self._tools.strip, self._tools.chart, self._tools.side)
         return box
+
+
+def _in_loop() -> bool:
+    "Whether this runs inside an event loop, as the cells of a notebook do."
+    try: asyncio.get_running_loop()
+    except RuntimeError: return False
+    return True

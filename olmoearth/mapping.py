@@ -122,6 +122,11 @@ def make_map(
     "Learn from labels, draw the map, and say how good it is. Raises InputError for labels that do not fit or are too few, and for a folder that is taken."
     out = Path(out)
     if out.exists(): raise InputError(f"{out} exists; remove it, or choose another name")
+    probe = out.with_name(f"{out.name}.part")
+    try:
+        probe.mkdir(parents=True, exist_ok=True)                                               # before minutes of learning
+        if not any(probe.iterdir()): probe.rmdir()
+    except OSError as err: raise InputError(f"{out.parent} cannot be written ({err.strerror}); choose another folder") from None
     source = checked_scene(scene, check)
     label = read_labels(labels, source, column)
     if not label.classes: raise InputError("these labels are quantities; make_map draws classes: give a column of names or numbers of classes")

@@ -211,7 +211,7 @@ def _finish(store: Path, part: Path, out: Path, spec: Spec, facts: Facts, page: 
             item = stac_item(out.with_name(f"{out.name}.tif"), spec, {n: (f"{n}.tif", LAYERS[n][2]) for n in maps})
             (part / "item.json").write_text(json.dumps(item, indent=1) + "\n")
         (part / "prediction.json").write_text(json.dumps(page, indent=1) + "\n")
-        shutil.rmtree(store); store.with_suffix(".stac.json").unlink(missing_ok=True)
+        shutil.rmtree(store); store.with_name(f"{store.name}.stac.json").unlink(missing_ok=True)
         os.replace(part, out)
     except OSError as err: raise InputError(f"{part} cannot be written ({err.strerror or err}); make room or choose another place, and call again: the scores are kept") from err
     return open_prediction(out)

@@ -49,7 +49,7 @@ def read_raster(
             crs, transform, names, tags = src.crs, tuple(src.window_transform(part))[:6], src.descriptions, dict(src.tags())
             if any(src.offsets): tags |= {"raster:offset": str(src.offsets[0]), "raster:scale": str(src.scales[0])}
     except RasterioError as err: raise InputError(f"{Path(path).name} cannot be read ({err}); fetch it again") from None
-    if crs is None: raise InputError(f"{Path(path).name} has no coordinate system; write one with: rio edit-info --crs EPSG:32632 {Path(path).name}")
+    if crs is None: raise InputError(f"{Path(path).name} has no coordinate system; write its own, for example with: rio edit-info --crs EPSG:CODE {Path(path).name}")
     if values.dtype.kind == "f": valid &= np.isfinite(values)
     return Raster(values, valid, crs.to_string(), transform, tuple(n or "" for n in names), tags)
 

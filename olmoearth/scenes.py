@@ -19,7 +19,7 @@ from .checks import InputWarning, check_sample
 from .loading import collate
 from .model import OlmoEarth
 from .passes import POOLS, Job, embed_windows, window_means
-from .pretrained import code_version
+from .pretrained import code_version, load
 from .samples import InputError, Sample, centres
 from .settings import pick_device, pick_dtype, require
 from .sources import Reader, Source, open_scene
@@ -88,7 +88,7 @@ def width(
 # %% ../nbs/15c_scenes.ipynb #c91175f5
 def embed_scene(
     scene: Any,                      # Sample, xarray.Dataset (numpy, dask or Zarr), path, or Source: see `open_scene`
-    model: OlmoEarth,                # trained or not
+    model: OlmoEarth | str | Path,   # trained or not, or what `load` knows
     out: str | Path | None = None,   # NAME.zarr, or NAME.tif for a cloud-optimised GeoTIFF; None: in memory
     *, patch_size: int = 4,          # pixels along one patch: 1..8
     window: int = 32,                # pixels along one window, a multiple of patch_size
@@ -108,6 +108,7 @@ def embed_scene(
 ) -> xr.DataArray:                   # (y, x, feature) float32, one vector per cell, with the scene's crs and transform
     "Embed a scene window by window. Raises InputError for what is no scene, has no sensors or is smaller than a patch, and for a patch outside 1..8 px."
     _check_result(out, dtype, client)
+    if isinstance(model, (str, Path)): model = load(model)
     source, names = _checked(scene, model, check)
     if out is not None and source.crs is None:
         text = f"{source.name or 'the scene'} has no coordinate system, so {Path(out).name} will lie nowhere; give it one first: dataset.rio.write_crs('EPSG:32632')"

@@ -191,7 +191,7 @@ class Store:
             try: whole = write_cog(whole, self.part / "store.tif")
             except OSError as err: raise InputError(f"{self.part} cannot be written ({err}); make room and call again: finished blocks are kept") from err
         else: _consolidate(whole)
-        if self.spec.crs and self.spec.transform: self.out.with_suffix(".stac.json").write_text(json.dumps(stac_item(self.out, self.spec), indent=1) + "\n")
+        if self.spec.crs and self.spec.transform: self.out.with_name(f"{self.out.name}.stac.json").write_text(json.dumps(stac_item(self.out, self.spec), indent=1) + "\n")
         whole.replace(self.out)
         shutil.rmtree(self.part)
         return self.out

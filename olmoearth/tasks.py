@@ -172,7 +172,7 @@ def task(
     if found: return found
     lower = {n.lower(): n for n in _registry()}
     near = [lower[n] for n in difflib.get_close_matches(name.lower(), list(lower), 4, .4)] or list(lower.values())[:4]
-    raise InputError(f"no published task {name!r}; near: {', '.join(near)}. All {len(_registry())}: [t.name for t in tasks()]")
+    raise InputError(f"no published task {name!r}; near: {', '.join(near)}. `olmoearth benchmark list` prints all {len(_registry())}, tasks() returns them")
 
 # %% ../nbs/18_tasks.ipynb #23ef5766
 def overview(
