@@ -18,6 +18,7 @@ How a test uses it (the fixture `lab` comes from conftest.py):
 
 Tests that need it skip, with the reason, where playwright or a Chromium is absent. No network: all goes over 127.0.0.1.
 """
+import asyncio
 import base64
 import io
 import json
@@ -77,8 +78,18 @@ class Lab:
              "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.extension_manager=readonly", f"--ServerApp.root_dir={home / 'work'}"],
             env=env, cwd=home, stdout=self.log.open("w"), stderr=subprocess.STDOUT)
         self.player = sync_playwright().start()
+        self.loop = asyncio.get_running_loop()     # Playwright leaves its own one marked as running, which everything else in this process would see
         self.browser = self.player.chromium.launch(executable_path=chromium(), args=FLAGS)
         self._wait()
+        self.leave()
+
+    def enter(self) -> None:
+        "Before Playwright is used."
+        asyncio._set_running_loop(self.loop)
+
+    def leave(self) -> None:
+        "Afterwards: no loop runs here."
+        asyncio._set_running_loop(None)
 
     def _wait(self) -> None:
         "Until the server answers."
@@ -114,8 +125,10 @@ class Lab:
 
     def close(self) -> None:
         "The end."
+        self.enter()
         self.browser.close()
         self.player.stop()
+        self.leave()
         self.server.terminate()
         try: self.server.wait(10)
         except subprocess.TimeoutExpired: self.server.kill()
@@ -134,8 +147,10 @@ def the_lab(tmp_path_factory):
 @pytest.fixture
 def lab(the_lab):
     "The JupyterLab, tidied after the test."
+    the_lab.enter()
     yield the_lab
     the_lab.tidy()
+    the_lab.leave()
 
 
 def open_notebook(page, cells: list[str], name: str = "") -> None:

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from browser import (choose, click_map, errors, on_map, open_notebook, overlay_pixels, run, shot, source, the_lab, until, wait_for_change, wait_for_overlay)   # noqa: F401
+from browser import (choose, click_map, errors, on_map, open_notebook, overlay_pixels, run, shot, source, until, wait_for_change, wait_for_overlay)
 from olmoearth.explorer_core import Cells, colours, fit_colours, paint, similarity
 from olmoearth.explorer_parts import Recipe, embed_watched
 from olmoearth.explorer_probe import lonlat_of

@@ -1,6 +1,6 @@
 "The training monitor in JupyterLab and Chromium: curves that grow, buttons that act on the run, a film that moves, a folder that opens."
 import numpy as np
-from browser import errors, lab, open_notebook, overlay_pixels, press, run, shot, source, the_lab, until, wait_for_change, wait_for_overlay   # noqa: F401
+from browser import errors, open_notebook, overlay_pixels, press, run, shot, source, until, wait_for_change, wait_for_overlay
 
 SETUP = """from olmoearth.loading import Loader
 from olmoearth.logs import Log

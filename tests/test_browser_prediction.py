@@ -2,7 +2,7 @@
 import ast
 
 import numpy as np
-from browser import (choose, errors, lab, on_map, open_notebook, overlay_pixels, press, run, screen_pixels, shot, source, the_lab, until,   # noqa: F401
+from browser import (choose, errors, on_map, open_notebook, overlay_pixels, run, screen_pixels, shot, source, until,
                      wait_for_change, wait_for_overlay)
 
 from olmoearth.boxes import blank, box_scores, fill_box

@@ -28,6 +28,7 @@ def run(path: str, log: str, env: dict[str, str]) -> None:
     import warnings
     os.environ.update(env)
     os.chdir(TOP)
+    multiprocessing.set_start_method("fork", force=True)            # as in any other Python, for the workers that a notebook starts
     with open(log, "w") as f:
         for n in (1, 2): os.dup2(f.fileno(), n)
     warnings.simplefilter("ignore")

@@ -254,3 +254,10 @@ def test_a_geotiff_cut_short_is_not_taken_for_finished(scene, model, tmp_path, m
     assert not (tmp_path / "e.tif").exists()
     monkeypatch.setattr(rasterio.shutil, "copy", real)
     assert embed_scene(scene, model, tmp_path / "e.tif", check="off", progress=False).shape == (25, 25, 128)
+
+
+def test_a_name_is_a_model_and_two_files_of_one_stem_keep_their_pages(scene, model, tmp_path):
+    named = embed_scene(scene, "sim-nano", check="off")
+    assert named.shape == (25, 25, 128)
+    for suffix in (".zarr", ".tif"): embed_scene(scene, model, tmp_path / f"e{suffix}", check="off", progress=False)
+    assert {p.name for p in tmp_path.glob("*.json")} == {"e.zarr.stac.json", "e.tif.stac.json"}
