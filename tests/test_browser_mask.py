@@ -36,6 +36,16 @@ def same_pixels(page, layer) -> None:
     np.testing.assert_array_equal(got[image[..., 3] > 0], image[image[..., 3] > 0])
 
 
+def settled(page) -> str:
+    "The picture, once it stays the same: of a burst of keys each may draw one."
+    last, end = source(page), time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        page.wait_for_timeout(1500)
+        if (now := source(page)) == last: return now
+        last = now
+    raise AssertionError("the picture does not come to rest")
+
+
 def type_and_run(page, code: str) -> None:
     "A new cell at the end, as if typed, and run."
     page.evaluate("""async code => { const c = window.jupyterapp.commands, n = window.jupyterapp.shell.currentWidget.content; n.activeCellIndex = n.widgets.length - 1;
@@ -132,7 +142,7 @@ def storm(layout, missing, generator, size: int = 3):
     wait_for_change(page, before)
     assert (overlay_pixels(page) != three).any()
 
-    before = source(page)
+    before = settled(page)
     type_and_run(page, "@strategy('storm')\ndef storm(layout, missing, generator, size: int = 3): return layout.nothing")
     page.wait_for_function("() => document.querySelector('.oe-message').textContent.includes(\"mask strategy 'storm' raised AttributeError\")")
     assert source(page) == before                                                  # the last mask stays
