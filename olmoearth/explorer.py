@@ -340,10 +340,12 @@ class Explorer(Views, Desk):
 
     # state, widgets
 
-    def picture(self) -> Figure:
+    def picture(
+        self, scene: bool = True,   # False: without the image of the scene
+    ) -> Figure:
         "The scene, what the view shows, and what it is compared with, side by side; outside of a notebook it waits for work in hand. Raises InputError where there is nothing."
         if self.current is not None and not _in_loop(): self.current.wait()
-        shown = [s.layer.draw(size=512) for k, s in self.canvas.shown.items() if k in (MAP, "compared", "selected") or isinstance(s.layer, RGBLayer)]
+        shown = [s.layer.draw(size=512) for k, s in self.canvas.shown.items() if k in (MAP, "compared", "selected") or (scene and isinstance(s.layer, RGBLayer))]
         return picture(shown, self.canvas.credit)
 
     @property

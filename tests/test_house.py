@@ -101,7 +101,7 @@ def test_module_is_short_documented_and_finished(path):
 
 @pytest.mark.parametrize("path", [*(TOP / "nbs").rglob("[!.]*.ipynb"), *(TOP / "tutorials").glob("*.ipynb")], ids=lambda p: p.stem)
 def test_notebook_is_small_titled_and_clean(path):
-    assert path.stat().st_size <= (500_000 if path.parent.name == "tutorials" else 300_000)
+    assert path.stat().st_size <= 300_000
     nb = json.loads(path.read_text(encoding="utf-8"))
     assert nb["cells"][0]["cell_type"] == "markdown" and "".join(nb["cells"][0]["source"]).startswith("# ")
     outputs = json.dumps([c.get("outputs", []) for c in nb["cells"]])
