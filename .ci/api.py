@@ -193,9 +193,10 @@ class Pages:
             return f".. py:data:: {name}\n\n   {words}\n\n"
         text = self.klass(node, m) if isinstance(node, ast.ClassDef) else self.value(name, node, m) if isinstance(node, (ast.Assign, ast.AnnAssign)) else self.function(node, m)
         cell = next((c for line, c in reversed(m.cells) if line <= node.lineno), "")
-        head, _, rest = text.partition("\n\n")
         if not cell: return text
-        return f"{head}\n\n   .. raw:: html\n\n      <a class=\"defined\" href=\"../{m.chapter}.html#cell-{cell}\" aria-label=\"{name} in the book\">{Path(m.chapter).name}</a>\n\n{rest}\n"
+        head, _, rest = text.partition("\n\n")
+        doc, _, rest = rest.partition("\n\n")
+        return f"{head}\n\n{doc or '  '} `{Path(m.chapter).name} <../{m.chapter}.html#cell-{cell}>`__\n\n{rest}\n"
 
     def page(self, m: Module) -> str:
         "The page of a module."

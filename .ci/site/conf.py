@@ -12,7 +12,7 @@ html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
-html_copy_source = html_show_sphinx = False
+html_copy_source = html_show_sphinx = smartquotes = False
 nb_execution_mode = "off"
 nb_ipywidgets_js: dict = {}                    # a stored page has no kernel to talk to
 nb_merge_streams = True
