@@ -27,7 +27,8 @@ def read(path: Path) -> Module:
     "Parse one module."
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    notes = {t.start[0]: t.string.lstrip("# ").rstrip() for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT and t.line.strip() != t.string.strip()}
+    comments = [t for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT and t.line.strip() != t.string.strip()]
+    notes = {t.start[0]: t.string.lstrip("# ").rstrip() for t in comments}
     cells = [(i, m[1]) for i, line in enumerate(text.splitlines(), 1) if (m := re.match(r"# %% \S+\.ipynb #(\w+)", line))]
     names = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"), [])
     out = Module(path.stem, tree, notes, cells, LINK.search(text)[1], names)
@@ -147,7 +148,8 @@ class Pages:
         if note: fields.append(f":returns: {said(note)}")
         fields += self.errors(f, m)
         options = "".join(f"   :{k}:\n" for k in ("classmethod", "staticmethod", "abstractmethod") if k in marks)
-        return f".. py:{'method' if owner else 'function'}:: {f.name}({head})" + (f" -> {back}" if back else "") + f"\n{options}\n" + indented(doc + "\n\n" + "\n".join(fields)) + "\n"
+        title = f".. py:{'method' if owner else 'function'}:: {f.name}({head})" + (f" -> {back}" if back else "")
+        return f"{title}\n{options}\n" + indented(doc + "\n\n" + "\n".join(fields)) + "\n"
 
     def klass(self, c: ast.ClassDef, m: Module) -> str:
         "Entry of a class: how it is made, its fields, its methods."
@@ -182,7 +184,8 @@ class Pages:
         "Entry of a constant or of a name for a type."
         v = "" if n.value is None else ast.unparse(n.value)
         t = self.kind(n.annotation, m) if isinstance(n, ast.AnnAssign) else ""
-        return f".. py:data:: {name}\n" + (f"   :type: {t}\n" if t else "") + (f"   :value: {v[:100]}{' ...' if len(v) > 100 else ''}\n" if v else "") + f"\n{indented(said(m.notes.get(n.end_lineno, m.notes.get(n.lineno, ''))))}\n"
+        options = (f"   :type: {t}\n" if t else "") + (f"   :value: {v[:100]}{' ...' if len(v) > 100 else ''}\n" if v else "")
+        return f".. py:data:: {name}\n{options}\n{indented(said(m.notes.get(n.end_lineno, m.notes.get(n.lineno, ''))))}\n"
 
     def entry(self, name: str, m: Module) -> str:
         "Whatever a public name is, with the place in the book that defines it."
@@ -214,9 +217,11 @@ class Pages:
         table = "".join(row(f":doc:`{m.name} <{m.name}>`", said(ast.get_docstring(m.tree) or ""), ", ".join(f":py:obj:`~olmoearth.{m.name}.{n}`" for n in m.names)) for m in order)
         short = "".join(row(f"``oe.{n}``", f":py:obj:`olmoearth.{home}.{n}`") for n, home in daily.items())
         (folder / "index.rst").write_text(
-            "API reference\n=============\n\nEvery public name of every module: signature, types, what each parameter means, which errors it raises, and the place in the book that defines it. "
+            "API reference\n=============\n\nEvery public name of every module: signature, types, what each parameter means, which errors it raises, and the place in the book "
+            "that defines it. "
             "Shapes are written as ``(B, N, D)``: samples of a batch, tokens, width. It is read from the source when the site is made. :ref:`All names by letter <genindex>`.\n\n"
-            "Names of daily use\n------------------\n\nThese are on the package itself, ``import olmoearth as oe``.\n\n.. list-table::\n   :header-rows: 1\n\n" + row("name", "where it lives") + short +
+            "Names of daily use\n------------------\n\nThese are on the package itself, ``import olmoearth as oe``.\n\n" +
+            ".. list-table::\n   :header-rows: 1\n\n" + row("name", "where it lives") + short +
             "\nModules\n-------\n\n.. list-table::\n   :header-rows: 1\n   :widths: 15 35 50\n\n" + row("module", "what it is", "names") + table +
             "\n.. toctree::\n   :hidden:\n   :maxdepth: 1\n\n" + "".join(f"   {m.name}\n" for m in order), encoding="utf-8")
 

@@ -18,9 +18,11 @@ import pictures
 TOP = Path(__file__).resolve().parent.parent
 HOMES = ("nbs", "nbs/experiments", "nbs/experiments/reports", "tutorials")
 PARTS = (   # caption, folder, names from here to before there
-    ("Tutorials", "tutorials", "", "~"), ("Reference", "", "", ""), ("Samples", "nbs", "00", "03"), ("A simulated Earth", "nbs", "03", "04"), ("Files", "nbs", "04", "06"), ("Tokens and masks", "nbs", "06", "08"),
+    ("Tutorials", "tutorials", "", "~"), ("Reference", "", "", ""), ("Samples", "nbs", "00", "03"), ("A simulated Earth", "nbs", "03", "04"),
+    ("Files", "nbs", "04", "06"), ("Tokens and masks", "nbs", "06", "08"),
     ("The model", "nbs", "08", "10"), ("Targets and losses", "nbs", "10", "12"), ("Training", "nbs", "12", "14"), ("Weights", "nbs", "14", "15"), ("Scenes", "nbs", "15", "16"),
-    ("Probes", "nbs", "16", "17"), ("Fine-tuning", "nbs", "17", "18"), ("Benchmarks", "nbs", "18", "20"), ("Live maps", "nbs", "20", "30"), ("Experiments and commands", "nbs", "30", "~"),
+    ("Probes", "nbs", "16", "17"), ("Fine-tuning", "nbs", "17", "18"), ("Benchmarks", "nbs", "18", "20"), ("Live maps", "nbs", "20", "30"),
+    ("Experiments and commands", "nbs", "30", "~"),
     ("Experiments", "nbs/experiments", "", "~"), ("Reports", "nbs/experiments/reports", "", "~"))
 
 
@@ -30,7 +32,7 @@ MATH = re.compile(r"(`[^`]*`)|\$([^$\n]+)\$")   # code stays, formulas become Ma
 
 
 def repository() -> str:
-    "Web address of the repository, for what opens a notebook elsewhere: REPOSITORY=https://github.com/OWNER/NAME in the environment, else `Repository` in [project.urls]; empty: none is set."
+    "Web address of the repository, for what opens a notebook elsewhere: REPOSITORY in the environment, else `Repository` in [project.urls]; empty: none is set."
     urls = tomllib.loads((TOP / "pyproject.toml").read_text())["project"].get("urls", {})
     return os.environ.get("REPOSITORY", urls.get("Repository", "")).rstrip("/").removesuffix(".git")
 
@@ -38,7 +40,8 @@ def repository() -> str:
 def elsewhere(path: str, address: str) -> dict[str, str]:
     "Where else a notebook of the repository opens: name of the service -> address. Nothing of it is asked when the site is built."
     if not (m := re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", address)): return {}
-    return {"Open in Colab": f"https://colab.research.google.com/github/{m[1]}/blob/main/{quote(path)}", "Open in Binder": f"https://mybinder.org/v2/gh/{m[1]}/main?labpath={quote(path, safe='')}"}
+    return {"Open in Colab": f"https://colab.research.google.com/github/{m[1]}/blob/main/{quote(path)}",
+            "Open in Binder": f"https://mybinder.org/v2/gh/{m[1]}/main?labpath={quote(path, safe='')}"}
 
 
 def launch(path: str, module: str, address: str) -> str:
@@ -51,7 +54,7 @@ def launch(path: str, module: str, address: str) -> str:
 
 
 def cleaned(path: Path, address: str) -> nbformat.NotebookNode:
-    "A notebook as a reader wants it: without the cells that only nbdev needs, without its directives, without widgets that have no kernel here; pictures with words, definitions with an anchor."
+    "A notebook as a reader wants it: without what only nbdev needs, without widgets that have no kernel here; pictures with words, definitions with an anchor."
     nb = nbformat.read(path, as_version=4)
     nb.metadata.language_info = {"name": "python", "pygments_lexer": "python"}
     module = next((m[1] for c in nb.cells if c.cell_type == "code" and (m := re.search(r"^#\|\s*default_exp\s+(\S+)", c.source, re.M))), "")
@@ -121,7 +124,8 @@ def main(site: Path = TOP / "_docs") -> None:
     for home in HOMES:
         (site / "html/notebooks" / home).mkdir(parents=True, exist_ok=True)
         for f in (TOP / home).glob("*.ipynb"): shutil.copy(f, site / "html/notebooks" / home)
-    (site / "html/index.html").write_text('<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=nbs/index.html"><a href="nbs/index.html">olmoearth</a>\n')
+    first = "nbs/index.html"
+    (site / "html/index.html").write_text(f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={first}"><a href="{first}">olmoearth</a>\n')
     print(f"{site / 'html/index.html'}: {len(list((site / 'html').rglob('*.html')))} pages")
 
 

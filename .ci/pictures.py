@@ -3,7 +3,8 @@ import html
 import re
 
 SEEN = re.compile(r"\*In the pictures?[:.]?\*[:.]?\s*(.+?)(?:\n\s*\n|$)", re.S)     # how the chapters begin a description
-SHOWS = re.compile(r"\b(pictures?|below|left|right|colou?rs?|bright|dark|blue|red|orange|grey|green|yellow|curves?|dots?|bars?|squares?|panels?|rows?|columns?|shows?|shown|look|here)\b", re.I)
+SHOWS = re.compile(r"\b(pictures?|below|left|right|colou?rs?|bright|dark|blue|red|orange|grey|green|yellow|curves?|dots?|bars?|squares?|panels?|rows?|columns?|shows?|shown)"
+                   r"\b", re.I)
 MOST = 300
 
 
@@ -56,7 +57,8 @@ def with_words(cells: list) -> None:
     for i, c in enumerate(cells):
         if not pictured(c): continue
         text = describe(cells, i)
+        tag = f'<img alt="{html.escape(text, quote=True)}"'.replace("\\", r"\\")
         c.metadata["mystnb"] = {"image": {"alt": text}}
         for o in c.outputs:
             page = o.get("data", {}).get("text/html")
-            if page: o.data["text/html"] = re.sub(r"<img(?![^>]*\balt=)", lambda m: f'<img alt="{html.escape(text, quote=True)}"', "".join(page))
+            if page: o.data["text/html"] = re.sub(r"<img(?![^>]*\balt=)", tag, "".join(page))

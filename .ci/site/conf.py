@@ -10,6 +10,7 @@ extensions = ["myst_nb", "quick"]
 root_doc = "nbs/index"
 html_theme = "furo"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_copy_source = html_show_sphinx = smartquotes = False

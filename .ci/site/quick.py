@@ -7,6 +7,7 @@ import keyword
 import re
 import tokenize
 
+from docutils import nodes
 from pygments.lexer import Lexer
 from pygments.lexers.python import PythonLexer
 from pygments.token import Comment, Keyword, Name, Number, Operator, Punctuation, String, Text
@@ -85,10 +86,17 @@ def start(app) -> None:
     if hasattr(furo, "_compute_navigation_tree") and app.builder.format == "html": furo._compute_navigation_tree = tree
 
 
+def colons(app, doctree) -> None:
+    "A parameter and what it means are kept apart by a colon: Sphinx writes two dashes and leaves it to its smart quotes, which are off, to join them."
+    if app.env.docname.startswith("api/"):
+        for dashes in [t for t in doctree.findall(nodes.Text) if t == " -- "]: dashes.parent.replace(dashes, nodes.Text(": " if dashes is not dashes.parent[-1] else ""))
+
+
 def setup(app) -> dict:
     "As a Sphinx extension."
     for name in ("python", "python3", "ipython3", "ipython"): app.add_lexer(name, Tokens)
     PythonDomain.find_obj = lambda self, env, module, owner, name, kind, searchmode=0: [(name, self.objects[name])] if name in self.objects else []
     SearchEnglish.stem = functools.cache(SearchEnglish.stem)
     app.connect("builder-inited", start)
+    app.connect("doctree-read", colons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
