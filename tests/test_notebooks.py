@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from wrong_answers import WRONG
 
 TOP = Path(__file__).resolve().parent.parent
 NOTEBOOKS = [p for home in ("nbs", "nbs/experiments/reports", "tutorials") for p in sorted((TOP / home).glob("*.ipynb"))]
@@ -54,8 +55,39 @@ def quick(path: Path, folder: Path) -> Path:
     import nbformat
     from olmoearth.experiments import check_parameters
     given = check_parameters(path, {"quick": True, "out": str(folder / "out")})
-    nb = nbformat.read(path, as_version=4)
+    nb = answered(nbformat.read(path, as_version=4), path.stem)
     at = next(i for i, c in enumerate(nb.cells) if "parameters" in c.metadata.get("tags", []))
     nb.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join(f"{k} = {v!r}" for k, v in given.items())))
     nbformat.write(nb, folder / path.name)
     return folder / path.name
+
+
+TRY = """
+for code in {wrong!r}:
+    try: exec(code, globals()); exec({check!r}, globals())
+    except AssertionError as err: print("refused:", err)
+    else: raise RuntimeError("passed, and is wrong: " + code)
+exec({right!r}, globals())
+assert {call}, "the solution was not taken"
+"""
+
+
+def answered(nb, name: str):
+    "Behind the check of each exercise: wrong answers, which it must refuse, then the solution, which it must take. The open exercise runs first."
+    import nbformat
+    from olmoearth.lessons import exercises
+    for n, e in sorted(exercises(nb.cells).items(), reverse=True, key=lambda item: item[1]["check"]):
+        check = nb.cells[e["check"]].source
+        call = next(line for line in check.splitlines() if line.startswith(f"exercise({n},"))
+        code = TRY.format(wrong=WRONG[name][n], check=check, right=e["solution"], call=call)
+        nb.cells.insert(e["check"] + 1, nbformat.v4.new_code_cell(code))
+    return nb
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.parent.name == "tutorials"], ids=lambda p: p.stem)
+def test_every_exercise_has_wrong_answers_to_refuse(path):
+    import nbformat
+    from olmoearth.lessons import exercises
+    found = exercises(nbformat.read(path, as_version=4).cells)
+    assert set(found) == set(WRONG.get(path.stem, {})), "tests/wrong_answers.py holds wrong answers for each exercise"
+    assert all(WRONG[path.stem][n] for n in found)
