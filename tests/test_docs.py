@@ -114,6 +114,7 @@ def test_every_public_name_has_an_entry(site, pages):
 def test_an_entry_says_what_the_source_says_and_links_types_and_the_book(site, pages):
     text = re.sub(r"<[^>]+>", "", (site / "api/watch.html").read_text(encoding="utf-8"))
     assert "temperature of its loss" in text and "most: int = 512" in text and "All gauges of one step." in text
+    assert "last: of a trainer" in text and " -- " not in text and not re.search(r"InputError: *$", text, re.M)
     links = pages[site / "api/watch.html"].links
     assert "trainer.html#olmoearth.trainer.Seen" in links and "samples.html#olmoearth.samples.InputError" in links
     assert any(re.fullmatch(r"\.\./nbs/13b_watch\.html#cell-\w+", url) for url in links)

@@ -89,7 +89,9 @@ def start(app) -> None:
 def colons(app, doctree) -> None:
     "A parameter and what it means are kept apart by a colon: Sphinx writes two dashes and leaves it to its smart quotes, which are off, to join them."
     if app.env.docname.startswith("api/"):
-        for dashes in [t for t in doctree.findall(nodes.Text) if t == " -- "]: dashes.parent.replace(dashes, nodes.Text(": " if dashes is not dashes.parent[-1] else ""))
+        for dashes in [t for t in doctree.findall(nodes.Text) if t == " -- "]:
+            words = "".join(n.astext() for n in dashes.parent[dashes.parent.index(dashes) + 1:])
+            dashes.parent.replace(dashes, nodes.Text(": " if words.strip() else ""))          # an error may have none
 
 
 def setup(app) -> dict:
