@@ -14,4 +14,14 @@ WRONG: dict[str, dict[int, list[str]]] = {
         1: ["answer_1 = 12", "answer_1 = 25"],
         2: ["def answer_2(low, high): return 'better' if low + high > 0 else 'worse'",           # the middle of the interval decides
             "def answer_2(low, high): return 'better' if high > 0 else 'worse'"]},
+    "06_targets_and_losses": {
+        1: ["answer_1 = 128", "answer_1 = 96", "answer_1 = 1024"],                                # in proportion to D; far too many
+        2: ["def answer_2(guess, target, tau): return F.cross_entropy(guess @ target.T / tau, torch.arange(len(guess)))",                                 # lengths
+            "def answer_2(guess, target, tau): return F.cross_entropy(F.normalize(guess, dim=-1) @ F.normalize(target, dim=-1).T, torch.arange(len(guess)))",   # temperature
+            "def answer_2(guess, target, tau): return F.cross_entropy(F.normalize(target, dim=-1) @ F.normalize(guess, dim=-1).T / tau, torch.arange(len(guess)))",   # the other way
+            "def answer_2(guess, target, tau): return F.cross_entropy(F.normalize(guess, dim=-1) @ F.normalize(target, dim=-1).T / tau, torch.arange(len(guess)), reduction='none')",
+            "def answer_2(guess, target, tau): return F.cross_entropy(F.normalize(guess.detach(), dim=-1) @ F.normalize(target, dim=-1).T / tau, torch.arange(len(guess))) + 0 * guess.sum()"],
+        3: ["def answer_3(hard, easy, n, tau): return 1 / (1 + n * np.exp(easy - hard))",          # temperature
+            "def answer_3(hard, easy, n, tau): return 1 / (1 + n)",
+            "def answer_3(hard, easy, n, tau): return np.exp(hard / tau) / (np.exp(.9 / tau) + np.exp(hard / tau) + n * np.exp(easy / tau))"]},   # the positive is no negative
 }
