@@ -29,8 +29,8 @@ def picture_modality(
     if bands not in BANDS: raise InputError(f"bands={bands!r}; use one of {', '.join(BANDS)}")
     m = Modality(name, "Picture", "space", (BandSet(BANDS[bands], 0),), unit="8-bit grey value", valid=(0, 255), dtype="uint8", stats=dict(stats or {}))
     if (old := registry().get(name, m)) != m:
-        same = old.bands == m.bands and old.kind == m.kind
-        raise InputError(f"there is a modality {name!r} already, with other {'statistics' if same else 'bands'}; to read like the first folder give modality=first.modality, else choose another name")
+        what = "statistics" if (old.bands, old.kind) == (m.bands, m.kind) else "bands"
+        raise InputError(f"there is a modality {name!r} already, with other {what}; to read like the first folder give modality=first.modality, else choose another name")
     return register(m)
 
 # %% ../nbs/36_images.ipynb #d345d64d
@@ -40,7 +40,7 @@ _MODES = {"1": "grey", "L": "grey", "LA": "grey", "RGB": "rgb", "RGBA": "rgb", "
 
 def _kind(path: Path, mode: str) -> str:
     "grey or rgb. Raises InputError for pixels that do not fit into 8 bits."
-    if mode not in _MODES: raise InputError(f"{path}: pixels of mode {mode!r} are not 8-bit grey or RGB; convert the file first, for example Image.open(path).convert('RGB').save(...)")
+    if mode not in _MODES: raise InputError(f"{path}: pixels of mode {mode!r} are not 8-bit grey or RGB; convert the file first, as with Image.open(path).convert('RGB')")
     return _MODES[mode]
 
 
@@ -128,7 +128,7 @@ def find_pictures(
         raise InputError(f"{top} holds no picture ({', '.join(SUFFIXES)}); it holds {', '.join(other) + ' files' if other else 'nothing'}")
     loose = [p for p in files if p.parent == top]
     if loose and len(loose) < len(files):
-        raise InputError(f"{top} holds {len(loose)} picture{'s'[:len(loose) > 1]} ({loose[0].name} ...) beside folders of pictures; move them into a class folder, or give one folder alone")
+        raise InputError(f"{top} holds pictures ({loose[0].name} ...) beside folders of pictures; move them into a class folder, or give one folder alone")
     if loose: return files, None, ()
     of = [p.relative_to(top).parts[0] for p in files]
     classes = tuple(sorted(set(of)))
@@ -158,13 +158,14 @@ class ImageFolder:
         self.files, self.numbers, self.classes = find_pictures(folder)
         facts = [picture_facts(p) for p in self.files]
         small = [f"{p} ({h} x {w})" for p, (h, w, _) in zip(self.files, facts) if min(h, w) < patch_size]
-        if small: raise InputError(f"{len(small)} picture{'s'[:len(small) > 1]} smaller than a patch of {patch_size} px: {', '.join(small[:3])}; remove them, or use a smaller patch_size")
+        if small: raise InputError(f"smaller than a patch of {patch_size} px: {', '.join(small[:3])} ({len(small)} in all); remove them, or use a smaller patch_size")
         self.shapes = [(h, w) for h, w, _ in facts]
         if isinstance(modality, Modality): bands = next((k for k, v in BANDS.items() if v == modality.bands), "")
         kinds = [k for _, _, k in facts]
         if not bands and len(set(kinds)) > 1:
             odd = self.files[kinds.index("grey" if kinds.count("grey") < len(kinds) / 2 else "rgb")]
-            raise InputError(f"{self.folder} holds {kinds.count('grey')} grey and {kinds.count('rgb')} RGB pictures ({odd} is one of the fewer); choose bands='rgb' or bands='grey'")
+            count = f"{kinds.count('grey')} grey and {kinds.count('rgb')} RGB pictures ({odd} is one of the fewer)"
+            raise InputError(f"{self.folder} holds {count}; choose bands='rgb' or bands='grey'")
         self.bands = bands or kinds[0]
         if isinstance(modality, Modality): self.modality = register(modality)
         else:
@@ -189,4 +190,5 @@ class ImageFolder:
         register(self.modality)
 
     def __repr__(self) -> str:
-        return f"ImageFolder {self.folder}: {len(self)} {self.bands} pictures, {self.smallest} px or more" + (f", classes {', '.join(self.classes)}" if self.classes else ", no classes")
+        classes = f"classes {', '.join(self.classes)}" if self.classes else "no classes"
+        return f"ImageFolder {self.folder}: {len(self)} {self.bands} pictures, {self.smallest} px or more, {classes}"

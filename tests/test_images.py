@@ -164,7 +164,8 @@ def test_arrays_that_do_not_fit_are_refused():
 def test_another_process_learns_the_modality_from_the_data_set(folder):
     data = ImageFolder(folder, "insect_p")
     (folder / "data.pickle").write_bytes(pickle.dumps(data))
-    code = "import pickle, sys; from olmoearth.modalities import modality; d = pickle.load(open(sys.argv[1], 'rb')); print(modality('insect_p') == d.modality, d[0].arrays['insect_p'].shape)"
+    code = ("import pickle, sys; from olmoearth.modalities import modality; d = pickle.load(open(sys.argv[1], 'rb'));"
+            "print(modality('insect_p') == d.modality, d[0].arrays['insect_p'].shape)")
     said = subprocess.run([sys.executable, "-c", code, str(folder / "data.pickle")], capture_output=True, text=True)
     assert said.stdout.split("\n")[0] == f"True {data[0].arrays['insect_p'].shape}", said.stderr
     assert modality("insect_p") == data.modality
