@@ -18,9 +18,16 @@ from .parts import Bounds, bounds_of, window_in
 from .settings import require
 
 # %% auto #0
-__all__ = ['EMPTY', 'STYLE', 'Latest', 'on_screen', 'image_url', 'mercator', 'blend', 'legend_html', 'Shown', 'Browser']
+__all__ = ['EMPTY', 'STYLE', 'running_loop', 'Latest', 'on_screen', 'image_url', 'mercator', 'blend', 'legend_html', 'Shown',
+           'Browser']
 
 # %% ../nbs/20b_screen.ipynb #f18e30eb
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    "The event loop that runs in this thread, as in the cells of a notebook."
+    try: return asyncio.get_running_loop()
+    except RuntimeError: return None
+
+# %% ../nbs/20b_screen.ipynb #751bf865
 class Latest:
     "Calls `f` once for a burst of calls, with the last arguments."
     def __init__(
@@ -33,10 +40,7 @@ class Latest:
     def __call__(self, *args: Any) -> None:
         self.args = args
         if self.waits: return
-        try: loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.f(*args)
-            return
+        if (loop := running_loop()) is None: return self.f(*args)
         self.waits = True
         loop.call_later(self.wait, self._now)
 
