@@ -121,7 +121,8 @@ class Work:
 
     def wait(self, seconds: float | None = None) -> bool:
         "Wait for its end; False: it still runs. Raises InputError in a cell whose loop would have to end it."
-        if self.loop is not None and not self.ended.is_set() and self.loop is running_loop(): raise InputError("wait() in a cell holds up the loop that ends this work; write: await work")
+        if self.loop is not None and not self.ended.is_set() and self.loop is running_loop():
+            raise InputError("wait() in a cell holds up the loop that ends this work; write: await work")
         return self.ended.wait(seconds)
 
     def __await__(self) -> Generator[Any, None, Any]:
