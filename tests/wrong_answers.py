@@ -27,4 +27,14 @@ WRONG: dict[str, dict[int, list[str]]] = {
         3: ["def answer_3(hard, easy, n, tau): return 1 / (1 + n * np.exp(easy - hard))",          # temperature
             "def answer_3(hard, easy, n, tau): return 1 / (1 + n)",
             "def answer_3(hard, easy, n, tau): return np.exp(hard / tau) / (np.exp(.9 / tau) + np.exp(hard / tau) + n * np.exp(easy / tau))"]},   # the positive is no negative
+    "08_when_it_fails": {
+        1: ["answer_1 = {'A': 'stagnation', 'B': 'collapse', 'C': 'overfitting'}",                # the lowest loss is taken for overfitting
+            "answer_1 = {'A': 'collapse', 'B': 'overfitting', 'C': 'stagnation'}",                # a flat curve is taken for collapse
+            "answer_1 = {'A': 'stagnation', 'B': 'stagnation', 'C': 'stagnation'}"],
+        2: ["answer_2 = {'target': 'momentum'}",                                                  # slower, on the same way
+            "answer_2 = {'target': 'frozen', 'lr': 1e-3}",                                        # two changes
+            "answer_2 = {'brake': True}"],
+        3: ["answer_3 = {'steps': 80}", "answer_3 = {'learning_rate': 3e-3}"],
+        4: ["answer_4 = {'steps': 20}",                                                           # stops before anything is learned
+            "answer_4 = {'squares': 0}"]},
 }
