@@ -10,7 +10,7 @@ from olmoearth.grids import experiments_home, find_experiment, plan, run_grid
 
 EXPERIMENTS = [p.stem for p in sorted(experiments_home().glob("*.ipynb")) if "smoke" in read_parameters(p)]
 ARMS = {"pretrain": {"target": "momentum", "depth": -1, "masking": "whole_sensors", "alone": True},
-        "projection": {"target": "pca"}, "shift": {"trained": "north"}, "linear_probe": {"steps": 0}, "sim_nano": {"contrast": 0.05}}
+        "projection": {"target": "pca"}, "shift": {"trained": "north"}, "linear_probe": {"steps": 0}, "sim_nano": {"contrast": 0.05}, "climate": {"weather": "daily"}}
 
 
 @pytest.fixture(scope="session")
