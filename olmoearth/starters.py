@@ -103,7 +103,8 @@ plot_history(history);
 == text
 ## What came out
 
-The loss on held-out tiles as a share of chance (100 % is guessing), and two probes of land cover. A gain is over the same network before its training. With the numbers above this is a rehearsal: expect intervals that hold zero.
+The loss on held-out tiles as a share of chance (100 % is guessing), and two probes of land cover. A gain is over the same network before its training.
+With the numbers above this is a rehearsal: expect intervals that hold zero.
 == code
 numbers = {k: v for k, v in outcome(trainer).items() if v == v and k in ("held_share", "linear", "knn", "linear_gain", "knn_gain", "rank", "minutes")}
 record(out, history, {k: TITLES[k] for k in numbers}, f"simulated Earth, {tiles} tiles", **numbers)
@@ -193,7 +194,8 @@ for n in names: print(f"{n:20} {int(layout.where(n).sum()):4} tokens a sample, {
 == text
 ## 4. Predicted?
 
-A few steps. Each hidden token must be told from those of all samples in the batch; the share of chance says how well that goes on the held-out places: 100 % is guessing, less is better.
+A few steps. Each hidden token must be told from those of all samples in the batch; the share of chance says how well that goes
+on the held-out places: 100 % is guessing, less is better.
 == code
 config = Config.of("nano", "v1.2", init="centred", band_dropout=0.0, modalities=names, inputs=names, **PICO)
 trainer = Trainer(OlmoEarth(config, seed), train, TrainConfig(steps=steps, lr=3e-3, masking="fixed", masking_options={"hidden": (name,)},
