@@ -277,11 +277,11 @@ def experiments_home() -> Path:
 
 # %% ../nbs/31_grids.ipynb #3703b0e0
 def find_experiment(
-    name: str,    # path of a notebook, or the name of one in nbs/experiments
+    name: str,    # path of a notebook, with or without .ipynb, or the name of one in nbs/experiments
 ) -> Path:
     "An experiment's notebook. Raises ParameterError, listing those that there are."
     home = experiments_home()
-    for path in (Path(name), home / f"{name}.ipynb"):
+    for path in (Path(name), Path(f"{name}.ipynb"), home / f"{name}.ipynb"):
         if path.is_file(): return path
     there = sorted(p.stem for p in home.glob("*.ipynb"))
     raise ParameterError(f"there is no notebook {name!r}" + (f"; experiments: {', '.join(there)}" if there else ""))
