@@ -299,7 +299,7 @@ def run_command(
     dask: Annotated[str, typer.Option(help="Address of a dask scheduler to send the runs to.")] = "",
     dry: Annotated[bool, typer.Option("--dry", help="Check names and types and list the runs; run none.")] = False,
 ) -> None:
-    "Run a notebook over a grid of settings and seeds; finished runs are not repeated."
+    "Run a notebook over a grid of settings and seeds. Finished runs are not repeated."
     with _plain_errors():
         path = find_experiment(experiment)
         try: whole = [int(s) for s in seeds.split(",")]
