@@ -85,7 +85,8 @@ def lab_extension(
 
 def _widgets() -> Checked:
     "Packages of live maps."
-    if lacking := absent(["ipywidgets", "leafmap", "ipyleaflet"]): return Checked(WARNING, f"not installed: {', '.join(lacking)}; maps are still pictures", "pip install 'olmoearth[maps]'")
+    if lacking := absent(["ipywidgets", "leafmap", "ipyleaflet"]):
+        return Checked(WARNING, f"not installed: {', '.join(lacking)}; maps are still pictures", "pip install 'olmoearth[maps]'")
     return Checked(OK, ", ".join(f"{n} {metadata.version(n)}" for n in ("ipywidgets", "leafmap", "ipyleaflet")))
 
 def _manager() -> Checked:
@@ -147,7 +148,8 @@ def checkup() -> dict[str, Checked]:   # what -> found, in the order to print
     for name, (look, severity, fix) in CHECKS.items():
         try: found[name] = look()
         except SettingError as err:
-            mend = f"mend {shlex.quote(str(ini))}" if (ini := find_ini()) and "settings.ini" in str(err) else "unset " + named[0] if (named := re.findall(r"OLMOEARTH_\w+", str(err))) else fix
+            named = re.findall(r"OLMOEARTH_\w+", str(err))
+            mend = f"mend {shlex.quote(str(ini))}" if (ini := find_ini()) and "settings.ini" in str(err) else "unset " + named[0] if named else fix
             found[name] = Checked(severity, " ".join(str(err).split()), mend)
         except Exception as err: found[name] = Checked(severity, " ".join(f"{type(err).__name__}: {err}".split())[:200], fix)
     return found

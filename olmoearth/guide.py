@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
 _T = "tutorials/{}.ipynb".format
 _TOUR, _START, _MASKS, _EMBEDDINGS = map(_T, ("00_tour", "01_quickstart", "02_masks", "03_embeddings"))
-_MAP, _BENCHMARK, _TARGETS, _OWN, _FAILS = map(_T, ("04_scene_to_map", "05_benchmark", "06_targets_and_losses", "07_your_own_mask", "08_when_it_fails"))
+_MAP, _BENCHMARK, _TARGETS, _OWN, _FAILS = map(_T, ("04_scene_to_map", "05_benchmark", "06_targets_and_losses", "02_masks", "08_when_it_fails"))
 
 LESSONS: Mapping[str, Place] = {
     "NonFiniteLoss": Place(_FAILS), "HealthWarning": Place(_FAILS), "InputWarning": Place("nbs/02b_checks.ipynb"), "SettingError": Place("nbs/00_settings.ipynb"),

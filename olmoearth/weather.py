@@ -321,7 +321,7 @@ def algae_places(
     for v, m in zip(values, months, strict=True):
         year = 2019 + np.cumsum(np.diff(m, prepend=m[0]) < 0)
         times = np.array([f"{y}-{k + 1:02}-15" for y, k in zip(year, m, strict=True)], "datetime64[D]")
-        by_band = dict(zip(has, v.T[:13], strict=True))                                      # band -> (T,)
+        by_band: dict[str, np.ndarray] = dict(zip(has, v.T[:13], strict=True))                                      # band -> (T,)
         arrays = {k: np.stack([by_band.get(b, np.full(len(v), np.nan)) for b in modality(k).bands], -1)[None, None].astype(np.float32) for k in ("sentinel2_l2a", "sentinel1")}
         if step == "monthly":
             arrays["era5_10"] = np.full((len(v), modality("era5_10").n_bands), np.nan, np.float32)

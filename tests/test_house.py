@@ -197,7 +197,7 @@ def test_make_lab_installs_what_the_chapters_import():
         todo += [e for line in lines if (m := re.match(r"olmoearth\[(.+)\]", line)) for e in m[1].split(",")]
         wants += lines
     named = {re.match(r"[\w.-]+", line)[0].lower().replace("-", "_") for line in wants} | {"sklearn", "odc", "ipython", "yaml", "olmoearth"}
-    named |= {"pil", "affine", "pyproj", "traitlets", "matplotlib_inline", "psutil", "nbformat", "threadpoolctl"}   # what the packages above need themselves
+    named |= {"pil", "affine", "pyproj", "traitlets", "matplotlib_inline", "psutil", "nbformat", "threadpoolctl", "jupyter_core"}   # what the packages above need themselves
     for path in [*NOTEBOOKS, *sorted((TOP / "tutorials").glob("*.ipynb"))]:
         for kind, text in cells(path):
             if kind != "code" or text.lstrip().startswith("%"): continue
