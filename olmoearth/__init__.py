@@ -3,6 +3,7 @@
 __version__ = "0.1.0"
 
 import importlib
+import sys
 from typing import Any
 
 _HOME = {
@@ -23,3 +24,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
+
+
+def _in_ipython() -> None:
+    "In a notebook, errors point to the lesson that explains them; elsewhere nothing is loaded for that."
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None: importlib.import_module("olmoearth.guide").install(shell)
+
+
+_in_ipython()

@@ -232,7 +232,7 @@ def adapt_command(
     offset: Annotated[str, typer.Option(help="Sentinel-2 offset still in the scenes' values: 0 or 1000; empty: as their metadata say.")] = "",
     out: Annotated[str, typer.Option(help="Folder for the adapted model.")] = "out/adapted",
 ) -> None:
-    "Continue pretraining on a scene of your own, without labels, and say whether a probe gained."
+    "Continue pretraining on a scene of your own. Without labels; says whether a probe gained."
     with _plain_errors():
         if not scene: raise ParameterError("name a scene: olmoearth adapt --scene FOLDER")
         if offset not in ("", "0", "1000"): raise ParameterError(f"--offset {offset!r}; write 0 or 1000")

@@ -8,10 +8,11 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 from .canvas import Canvas
 from .samples import InputError
+from .screen import running_loop
 from .settings import pick_device, require
 
 if TYPE_CHECKING:
@@ -106,9 +107,11 @@ class DeviceChooser:
 
 # %% ../nbs/20d_desk.ipynb #2c29b7bb
 class Work:
-    "A piece of work in a thread."
-    def __init__(self) -> None:
-        self.stop, self.ended = threading.Event(), threading.Event()
+    "A piece of work in a thread. In a cell, `await work` waits for its end and gives its result."
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop | None = None,   # that ends it; None: its thread does
+    ) -> None:
+        self.stop, self.ended, self.loop = threading.Event(), threading.Event(), loop
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -117,8 +120,17 @@ class Work:
         self.stop.set()
 
     def wait(self, seconds: float | None = None) -> bool:
-        "Wait for its end; False: it still runs."
+        "Wait for its end; False: it still runs. Raises InputError in a cell whose loop would have to end it."
+        if self.loop is not None and not self.ended.is_set() and self.loop is running_loop():
+            raise InputError("wait() in a cell holds up the loop that ends this work; write: await work")
         return self.ended.wait(seconds)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        "Its result once it has ended, None for one that was cancelled. Raises what went wrong in it."
+        while not self.ended.is_set(): yield from asyncio.sleep(.01).__await__()
+        if self.stop.is_set(): return None
+        if self.error is not None: raise self.error
+        return self.result
 
 # %% ../nbs/20d_desk.ipynb #c5719a3b
 class Desk:
@@ -157,9 +169,8 @@ class Desk:
     ) -> Work:
         "Run f in a thread. Work that still runs is cancelled, and its result dropped."
         if self.current is not None: self.current.cancel()
-        self.current = job = Work()
-        try: loop = asyncio.get_running_loop()
-        except RuntimeError: loop = None
+        loop = running_loop()
+        self.current = job = Work(loop)
         def home(g: Callable[[], Any]) -> None: g() if loop is None else loop.call_soon_threadsafe(g)
         last = [0.0]
         def progress(n: int, text: str = "") -> None:

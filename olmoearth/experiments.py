@@ -182,14 +182,14 @@ def main(version: Annotated[bool, typer.Option("--version", callback=_version, i
 # %% ../nbs/30_experiments.ipynb #06a9be2e
 @app.command("info")
 def info_command() -> None:
-    "Versions, device and its memory, the data found, the extras installed."
+    "Versions, device and memory, data, extras."
     with _plain_errors():
         for name, fact in info().items(): print(f"{name:15} {fact}")
 
 # %% ../nbs/30_experiments.ipynb #4892d714
 @app.command("models")
 def models_command() -> None:
-    "Every released model, and those that are here: size, what it reads, licence, whether it is on this machine, which machine it suits."
+    "Every released model, and those that are here. With size, what it reads, licence, whether it is on this machine, which machine it suits."
     from olmoearth.official_weights import models_table
     from olmoearth.pretrained import known_models
     rows, keys = models_table(), ("name", "encoder", "width", "sensors", "licence", "cached", "for")
@@ -209,7 +209,7 @@ def export_command(
     patch_size: Annotated[int, typer.Option(help="Pixels along a patch.", min=1, max=8)] = 4,
     licence: Annotated[str, typer.Option(help="Licence of the weights; needed for a model of your own.")] = "",
 ) -> None:
-    "Write an encoder as one file that runs without this package."
+    "Write an encoder as one file that runs by itself."
     from olmoearth.export import export_onnx, export_torch
     from olmoearth.official_weights import MODELS
     from olmoearth.pretrained import PACKAGE, find_model, is_official, load
@@ -235,7 +235,7 @@ def demo(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few steps only, to see that everything runs.")] = False,
 ) -> None:
-    "Pretrain a small encoder on the simulated Earth and see what it sees in a scene."
+    "Pretrain a small encoder and see what it sees. It learns from the simulated Earth, and a scene is embedded."
     with _plain_errors():
         if scene and not Path(scene).exists(): raise ParameterError(f"--scene: there is no {scene!r}")
         folder, path = Path(out).resolve(), find_tutorial("01_quickstart")

@@ -4,7 +4,6 @@
 
 # %% ../nbs/22c_explorer.ipynb #29b52821
 from __future__ import annotations
-import asyncio
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from .layers import Layer, PanelLayer, RGBLayer, layers_of
 from .maps import Panel, picture
 from .modalities import modality
 from .samples import InputError
+from .screen import running_loop
 from .sources import Source, open_scene
 from .stores import attributes, open_embedding
 
@@ -138,8 +138,7 @@ class Explorer(Views, Desk):
         "Refresh again and again until the run ends."
         if not hasattr(run, "snapshot"): raise InputError(f"{type(run).__name__} cannot be followed; give what train_live returns")
         self.recipe = replace(self.recipe, model=run)
-        try: loop = asyncio.get_running_loop()
-        except RuntimeError: loop = None
+        loop = running_loop()
         def once() -> None:
             begun = threading.Event()
             def begin() -> None:
@@ -344,7 +343,7 @@ class Explorer(Views, Desk):
         self, scene: bool = True,   # False: without the image of the scene
     ) -> Figure:
         "The scene, what the view shows, and what it is compared with, side by side; outside of a notebook it waits for work in hand. Raises InputError where there is nothing."
-        if self.current is not None and not _in_loop(): self.current.wait()
+        if self.current is not None and running_loop() is None: self.current.wait()
         shown = [s.layer.draw(size=512) for k, s in self.canvas.shown.items() if k in (MAP, "compared", "selected") or (scene and isinstance(s.layer, RGBLayer))]
         return picture(shown, self.canvas.credit)
 
@@ -397,10 +396,3 @@ class Explorer(Views, Desk):
         box = super().box
         if fresh and self._tools is not None: box.children = (*box.children, self._tools.strip, self._tools.chart, self._tools.side)
         return box
-
-
-def _in_loop() -> bool:
-    "Whether this runs inside an event loop, as the cells of a notebook do."
-    try: asyncio.get_running_loop()
-    except RuntimeError: return False
-    return True

@@ -4,7 +4,6 @@
 
 # %% ../nbs/22b_explorer_parts.ipynb #0d16a258
 from __future__ import annotations
-import asyncio
 import copy
 import html
 import math
@@ -22,6 +21,7 @@ from .model import OlmoEarth
 from .pretrained import load
 from .samples import InputError, Sample
 from .scenes import checked_scene, embed_scene
+from .screen import running_loop
 from .settings import require
 from .sources import Source
 
@@ -356,8 +356,8 @@ class Tools:
         "Scripts first, the plot when they have run."
         self.opened, self.side.children = cloud, [cloud.scripts]
         def plot() -> None: self.side.children = [cloud.scripts, cloud.widget]
-        try: asyncio.get_running_loop().call_later(SCRIPTS, plot)
-        except RuntimeError: plot()
+        if (loop := running_loop()) is not None: loop.call_later(SCRIPTS, plot)
+        else: plot()
 
     def sync(self) -> None:
         "Bring the widgets in line with the explorer."

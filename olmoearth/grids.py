@@ -277,11 +277,11 @@ def experiments_home() -> Path:
 
 # %% ../nbs/31_grids.ipynb #3703b0e0
 def find_experiment(
-    name: str,    # path of a notebook, or the name of one in nbs/experiments
+    name: str,    # path of a notebook, with or without .ipynb, or the name of one in nbs/experiments
 ) -> Path:
     "An experiment's notebook. Raises ParameterError, listing those that there are."
     home = experiments_home()
-    for path in (Path(name), home / f"{name}.ipynb"):
+    for path in (Path(name), Path(f"{name}.ipynb"), home / f"{name}.ipynb"):
         if path.is_file(): return path
     there = sorted(p.stem for p in home.glob("*.ipynb"))
     raise ParameterError(f"there is no notebook {name!r}" + (f"; experiments: {', '.join(there)}" if there else ""))
@@ -299,7 +299,7 @@ def run_command(
     dask: Annotated[str, typer.Option(help="Address of a dask scheduler to send the runs to.")] = "",
     dry: Annotated[bool, typer.Option("--dry", help="Check names and types and list the runs; run none.")] = False,
 ) -> None:
-    "Run a notebook over a grid of settings and seeds; finished runs are not repeated."
+    "Run a notebook over a grid of settings and seeds. Finished runs are not repeated."
     with _plain_errors():
         path = find_experiment(experiment)
         try: whole = [int(s) for s in seeds.split(",")]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['Panel', 'stretch', 'clearest', 'rgb', 'Pca', 'fit_pca', 'pca_rgb', 'place', 'class_colours', 'classes_rgb', 'picture',
-           'reproject_rgba', 'png_url', 'graticule', 'show_map']
+__all__ = ['SNAP', 'Panel', 'stretch', 'clearest', 'rgb', 'Pca', 'fit_pca', 'pca_rgb', 'place', 'class_colours', 'classes_rgb',
+           'picture', 'reproject_rgba', 'png_url', 'graticule', 'show_map']
 
 # %% ../nbs/20_maps.ipynb #697c030e
 @dataclass
@@ -337,7 +337,8 @@ def show_map(
     south, west, north, east = (float(v) for v in (*corners[:, 0].min(0), *corners[:, 1].max(0)))
     box = ((south, west), (north, east))
     ground = ipyleaflet.GeoJSON(data=graticule(box), name="graticule", style={"color": "#999", "weight": 1, "fill": False})
-    m = leaf.Map(layers=[ground], center=((south + north) / 2, (west + east) / 2), zoom=_zoom(box), toolbar_control=False, height=height, scroll_wheel_zoom=True)
+    m = leaf.Map(layers=[ground], center=((south + north) / 2, (west + east) / 2), height=height, toolbar_control=False, scroll_wheel_zoom=True, zoom_snap=SNAP,
+                 zoom=_zoom(box, high=_high(height)))
     ground.name = "graticule"                                                    # leafmap calls its first layer OpenStreetMap
     basemap = get_settings().basemap if basemap is None else basemap
     if basemap != "none": m.add_basemap(basemap)
@@ -348,11 +349,22 @@ def show_map(
     return m
 
 # %% ../nbs/20_maps.ipynb #4d221f76
-def _zoom(bounds: tuple[tuple[float, float], tuple[float, float]]) -> int:
-    "The zoom at which a place fills about 500 screen pixels."
+def _zoom(
+    bounds: tuple[tuple[float, float], tuple[float, float]],
+    wide: float = 800, high: float = 480,   # of the map, screen pixels
+) -> float:
+    "The zoom at which a place fills a map, but for a narrow rim."
     (south, west), (north, east) = bounds
-    span = max(east - west, (north - south) / np.cos(np.radians((south + north) / 2)), 1e-5)
-    return int(np.clip(np.floor(np.log2(500 / 256 * 360 / span)), 1, 18))
+    up, down = (np.arctanh(np.sin(np.radians(np.clip(v, -85, 85)))) for v in (north, south))
+    most = min(wide / max((east - west) / 360, 1e-9), high / max((up - down) / (2 * np.pi), 1e-9))   # pixels of the whole Earth
+    return float(np.clip(np.floor(10 * np.log2(.95 * most / 256)) / 10, 1, 22))
+
+SNAP = .1   # steps of the zoom: with Leaflet's usual 1 a scene may fill only half of the map's width and height
+
+
+def _high(height: str) -> float:
+    "Pixels of a height like \"480px\", as far as they are known."
+    return float(height[:-2]) if height.endswith("px") else 480.0
 
 def _controls(m: Map, layers: list[Any], panels: Sequence[Panel], ipyleaflet: Any) -> None:
     "Layer chooser, opacity slider and legends."

@@ -334,7 +334,7 @@ class PredictionMap(Desk):
         return super().state | {"layer": self.layer, "one": self.one, "phases": self.phases, "boxes": [list(b) for b in self.boxes], "marked": self.marked and list(self.marked)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        "Take over a state. Its boxes are predicted again, in a thread: `current.wait()` waits for that where no event loop runs."
+        "Take over a state. Its boxes are predicted again, in a thread: `await current` waits for that in a cell, `current.wait()` in a script."
         self.phases, again = state.get("phases", self.phases), [(b[0], self._part(b[1:])) for b in state.get("boxes", [])] if self.predictor is not None else []
         def rest() -> None:
             self.marked = tuple(state["marked"]) if state.get("marked") else None   # type: ignore[assignment]

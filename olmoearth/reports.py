@@ -293,7 +293,7 @@ def report_command(
     base: Annotated[str, typer.Option(help="Arm to compare with; empty: the first that began.")] = "",
     notebook: Annotated[str, typer.Option(help="NAME.ipynb to write or to execute again; empty: OUT/report.ipynb.")] = "",
 ) -> None:
-    "Compare the arms of a grid: tables here; a notebook, its data and a page as files."
+    "Compare the arms of a grid. Tables here; a notebook, its data and a page as files."
     with _plain_errors():
         made = report(out, metric, base, notebook)
         runs = made.runs

@@ -13,14 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 import numpy as np
 from .layers import Layer, VectorLayer
-from .maps import Panel, _zoom, graticule, png_url, reproject_rgba
+from .maps import SNAP, Panel, _high, _zoom, graticule, png_url, reproject_rgba
 from .parts import Bounds, bounds_of, window_in
 from .settings import require
 
 # %% auto #0
-__all__ = ['EMPTY', 'STYLE', 'Latest', 'on_screen', 'image_url', 'mercator', 'blend', 'legend_html', 'Shown', 'Browser']
+__all__ = ['EMPTY', 'STYLE', 'running_loop', 'Latest', 'on_screen', 'image_url', 'mercator', 'blend', 'legend_html', 'Shown',
+           'Browser']
 
 # %% ../nbs/20b_screen.ipynb #f18e30eb
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    "The event loop that runs in this thread, as in the cells of a notebook."
+    try: return asyncio.get_running_loop()
+    except RuntimeError: return None
+
+# %% ../nbs/20b_screen.ipynb #751bf865
 class Latest:
     "Calls `f` once for a burst of calls, with the last arguments."
     def __init__(
@@ -33,10 +40,7 @@ class Latest:
     def __call__(self, *args: Any) -> None:
         self.args = args
         if self.waits: return
-        try: loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.f(*args)
-            return
+        if (loop := running_loop()) is None: return self.f(*args)
         self.waits = True
         loop.call_later(self.wait, self._now)
 
@@ -107,16 +111,16 @@ def blend(
 
 # %% ../nbs/20b_screen.ipynb #ab5d37f0
 def legend_html(layers: Sequence[tuple[str, Layer]]) -> str:
-    "Legends and colour bars."
+    "Legends and colour bars, side by side as far as there is room."
     parts, esc = [], html.escape
     for name, layer in layers:
         if layer.legend:
-            square = '<span style="display:inline-block;width:12px;height:12px;margin-right:4px;background:'
-            parts.append("".join(f'<div>{square}{c}"></span>{esc(n)}</div>' for n, c in layer.legend.items()))
+            square = '<span style="display:inline-block;width:12px;height:12px;margin-right:4px;vertical-align:-2px;background:'
+            parts.extend(f'<div>{square}{c}"></span>{esc(n)}</div>' for n, c in layer.legend.items())
         if bar := layer.bar:
-            parts.append(f'<div>{esc(name)}</div><div style="width:150px;height:10px;background:linear-gradient(to right,{",".join(bar.colours)})"></div>'
-                         f'<div style="display:flex;justify-content:space-between"><span>{bar.lo:.4g}</span><span>{esc(bar.unit)}</span><span>{bar.hi:.4g}</span></div>')
-    return "".join(f'<div style="font:11px sans-serif;line-height:15px;padding:4px 6px;max-width:170px;max-height:200px;overflow:auto">{p}</div>' for p in parts)
+            ramp = f'<span style="display:inline-block;width:150px;height:10px;margin:0 5px;background:linear-gradient(to right,{",".join(bar.colours)})"></span>'
+            parts.append(f"<div>{esc(name)}: {bar.lo:.4g}{ramp}{bar.hi:.4g} {esc(bar.unit)}</div>")
+    return f'<div class="oe-legend">{"".join(parts)}</div>' if parts else ""
 
 # %% ../nbs/20b_screen.ipynb #926d9241
 @dataclass(eq=False)
@@ -134,6 +138,7 @@ class Shown:
 
 EMPTY = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="   # one pixel, not seen
 STYLE = """<style>.oe-canvas .leaflet-image-layer{image-rendering:pixelated} .oe-canvas .leaflet-container{background:#f3f3f1}
+.oe-canvas .oe-legend{display:flex;flex-wrap:wrap;gap:0 14px;font:12px/1.6 sans-serif;max-height:96px;overflow:auto}
 .oe-canvas .oe-line{font:12px/1.5 sans-serif;min-height:18px} .oe-canvas .oe-readout{font-family:monospace;white-space:pre-wrap}</style>"""
 
 # %% ../nbs/20b_screen.ipynb #b4100507
@@ -145,15 +150,15 @@ class Browser:
         self.draws: Any = None                                                  # the drawing tools
         self.stick: Any = None                                                  # the divider
         (south, west), (north, east) = box = canvas.bounds
-        centre, zoom = canvas.view or (((south + north) / 2, (west + east) / 2), _zoom(box))
+        centre, zoom = canvas.view or (((south + north) / 2, (west + east) / 2), _zoom(box, high=_high(canvas.height)))
+        self.fitted = canvas.view is not None                                   # how wide the map is shows when it is there
         self.ground = self.leaflet.GeoJSON(data=graticule(box), name="graticule", style={"color": "#bbb", "weight": 1, "fill": False, "pane": "ground"})
-        self.map = leaf.Map(layers=[self.ground], center=centre, zoom=zoom, toolbar_control=False, draw_control=False, height=canvas.height, scroll_wheel_zoom=True,
-                            panes={"ground": {"zIndex": 350}})                  # below all pictures
+        self.map = leaf.Map(layers=[self.ground], center=centre, zoom=zoom, zoom_snap=SNAP, toolbar_control=False, draw_control=False, height=canvas.height,
+                            scroll_wheel_zoom=True, panes={"ground": {"zIndex": 350}})   # below all pictures
         self.ground.name = "graticule"                                          # leafmap calls its first layer OpenStreetMap
         self.line, self.under, self.marks = w.HTML(), w.HTML(), w.HTML()
-        self.map.add(self.leaflet.WidgetControl(widget=self.marks, position="bottomright"))
         self._make_controls()
-        self.box = w.VBox([self.row, self.map, self.under, self.line, w.HTML(STYLE)])
+        self.box = w.VBox([self.row, self.map, self.marks, self.under, self.line, w.HTML(STYLE)])
         self.box.add_class("oe-canvas")
         self._under = Latest(self._read)
         for name in canvas.shown: self.added(name)
@@ -285,8 +290,16 @@ class Browser:
         "Centre and zoom."
         return (self.map.center[0], self.map.center[1]), self.map.zoom
 
+    def _fit(self) -> None:
+        "Once the size of the map on the page is known, the scene fills it."
+        (left, top), (right, bottom) = self.map.pixel_bounds or ((0, 0), (0, 0))
+        if self.fitted or right - left < 100 or bottom - top < 100: return
+        self.fitted = True
+        if abs((zoom := _zoom(self.canvas.bounds, right - left, bottom - top)) - self.map.zoom) > SNAP / 2: self.map.zoom = zoom
+
     def _moved(self) -> None:
         "Pan or zoom: large layers are drawn anew, where what is drawn does not cover the view."
+        self._fit()
         for name, s in self.canvas.shown.items():
             if s.on and self.canvas.render(name): self.changed(name)
         if self.canvas.swiped: self.cut()

@@ -73,7 +73,8 @@ def get_settings(
     known, found = [f.name for f in fields(Settings)], {}
     if ini := find_ini(folder):
         parser = configparser.ConfigParser()
-        parser.read(ini)
+        try: parser.read(ini, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError, OSError) as err: raise SettingError(f"{ini} cannot be read: {' '.join(str(err).split())}; write lines such as device = cpu below [DEFAULT]") from None
         for key, text in parser.defaults().items():
             if key not in known: raise SettingError(f"settings.ini: unknown setting {key!r}; known: {', '.join(known)}")
             if text: found[key] = _parse(key, text, "settings.ini")

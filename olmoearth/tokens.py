@@ -242,17 +242,19 @@ def token_missing(
     batch: Batch,    # holds the pixel masks
     layout: Layout,  # of the batch
 ) -> Tensor:         # (B, N) bool
-    "Tokens of which more than half of the values are missing."
+    "Tokens of which more than half of the values are missing; of a modality without pixels, all."
     out: list[Tensor] = []
     for name in layout.names:
         gaps, own = batch.missing[name], [s for s in layout.slices if s.modality == name]
         (b, height, width, t, c), (h, w) = gaps.shape, own[0][4:6]
         counts = add_rows(gaps, h).view(b, h, w, -1, t, c).float()                                                  # (B, h, w, q, T, C) missing pixels of q columns
         if len(own) > 1: counts = counts.sum(3, keepdim=True)                                                       # (B, h, w, 1, T, C)
+        most = 1 / 2 if modality(name).kind in ("space-time", "space", "image") else 1                              # share that may be missing
         for s in own:
             pick = channels(name, s.bandset, layout.preset)
             values = height * width // (h * w) * (pick.stop - pick.start)                                           # of one token
-            out.append((counts[..., pick].sum((3, 5)) > values / 2).view(b, -1))
+            lost = counts[..., pick].sum((3, 5))                                                                    # (B, h, w, T)
+            out.append((lost > values * most if most < 1 else lost == values).view(b, -1))
     return torch.cat(out, 1) if out else torch.zeros(len(batch), 0, dtype=torch.bool)
 
 # %% ../nbs/06_tokens.ipynb #514333dc

@@ -16,7 +16,7 @@ from .tokens import Role
 from .trainer import Callback, Seen, Trainer
 
 # %% auto #0
-__all__ = ['read', 'twins', 'HealthWatch', 'held_shares', 'HeldOut']
+__all__ = ['read', 'twins', 'HealthWarning', 'HealthWatch', 'held_shares', 'HeldOut']
 
 # %% ../nbs/13b_watch.ipynb #4bba9378
 def read(
@@ -51,6 +51,10 @@ def twins(
             if len(target) > 1: found, count = found + len(target) * twin_share(target), count + len(target)
     return found / count if count else math.nan
 
+# %% ../nbs/13b_watch.ipynb #4e9d6b93
+class HealthWarning(UserWarning):
+    "Something that the watch found."
+
 # %% ../nbs/13b_watch.ipynb #3e8af81d
 class HealthWatch(Callback):
     "Gauges into the history, findings into warnings."
@@ -78,7 +82,7 @@ class HealthWatch(Callback):
         "Examine all rows; keep and say what is new."
         new = [f for f in examine(trainer.history.rows, self.after) if f.name not in {g.name for g in self.findings}]
         self.findings += new
-        for f in new: warnings.warn(str(f), stacklevel=3)
+        for f in new: warnings.warn(str(f), HealthWarning, stacklevel=3)
         return new
 
 # %% ../nbs/13b_watch.ipynb #a670315b

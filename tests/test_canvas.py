@@ -1,4 +1,5 @@
 """Layers, canvas and desk without a browser: place, size, faults, memory, and that no port is opened."""
+import asyncio
 import json
 import socket
 import threading
@@ -331,6 +332,37 @@ def test_work_tells_stops_and_gives_way(sample):
     assert desk.canvas.message == "the label lies outside; draw it inside" and desk.canvas.level == "error"
     finished(desk.work(lambda p, c: 1, lambda result: 1 / 0))
     assert desk.canvas.message.startswith("ZeroDivisionError")
+
+
+def test_work_is_awaited_where_a_loop_runs_and_waiting_there_is_refused(sample):
+    desk, got, gate = Desk(sample), [], threading.Event()
+    def slow(progress, cancelled):
+        while not gate.is_set() and not cancelled(): time.sleep(.005)
+        return "there"
+    async def cell():
+        work = desk.work(slow, got.append)
+        begun = time.monotonic()
+        for seconds in (None, 5):
+            with pytest.raises(InputError, match="write: await work"): work.wait(seconds)
+        assert time.monotonic() - begun < 2 and got == []
+        ticks = []
+        async def other():
+            while not got: ticks.append(await asyncio.sleep(.005)); len(ticks) == 5 and gate.set()
+        both = asyncio.gather(work, other())                                        # the loop goes on meanwhile
+        assert (await asyncio.wait_for(both, 20))[0] == "there" and got == ["there"] and len(ticks) >= 5
+        assert work.wait() is True and await work == "there"                        # it has ended: nothing to wait for
+        with pytest.raises(ZeroDivisionError): await desk.work(lambda progress, cancelled: 1 / 0)
+        assert desk.canvas.level == "error"
+        gate.clear()
+        stopped = desk.work(slow, got.append)
+        desk.cancel()
+        assert await asyncio.wait_for(stopped, 20) is None and desk.canvas.message == "stopped" and got == ["there"]
+        gate.set()
+        there = asyncio.get_running_loop().run_in_executor(None, desk.work(slow).wait, 20)   # another thread may wait
+        assert await there is True
+    asyncio.run(cell())
+    async def later(work): return await asyncio.wait_for(work, 20)
+    assert asyncio.run(later(desk.work(slow))) == "there"                           # work of a script, awaited in a loop
 
 
 def test_the_device_chooser_names_memory():

@@ -13,7 +13,7 @@ from olmoearth.settings import rng
 EXPERIMENTS = [p.stem for p in sorted(experiments_home().glob("*.ipynb")) if "smoke" in read_parameters(p)]
 ARMS = {"pretrain": {"target": "momentum", "depth": -1, "masking": "whole_sensors", "alone": True},
         "projection": {"target": "pca"}, "shift": {"trained": "north"}, "linear_probe": {"steps": 0}, "sim_nano": {"contrast": 0.05},
-        "scaling": {"size": "half_tiny"}, "beyond_earth": {"target": "momentum"}}
+        "scaling": {"size": "half_tiny"}, "beyond_earth": {"target": "momentum"}, "climate": {"weather": "daily"}}
 DATA = {"beyond_earth": "digits, 1000 pictures"}   # what an experiment learns from, where that is not the simulated Earth
 
 
