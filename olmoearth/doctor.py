@@ -94,7 +94,7 @@ def _manager() -> Checked:
     found, leaflet = lab_extension("@jupyter-widgets/jupyterlab-manager"), lab_extension("jupyter-leaflet")
     if not found: return Checked(WARNING, "JupyterLab has no widget manager: live maps show as text", "pip install --force-reinstall jupyterlab_widgets")
     if not leaflet: return Checked(WARNING, f"widget manager {found}, but JupyterLab has no maps: they show as text", "pip install --force-reinstall jupyter_leaflet")
-    if int(metadata.version("ipywidgets").split(".")[0]) >= 8 > int(found.split(".")[0]) + 3:
+    if int(metadata.version("ipywidgets").split(".")[0]) >= 8 and int(found.split(".")[0]) < 5:   # 5 goes with 8
         return Checked(WARNING, f"widget manager {found} is too old for ipywidgets {metadata.version('ipywidgets')}", "pip install -U jupyterlab_widgets")
     return Checked(OK, f"widget manager {found}, maps {leaflet}")
 
