@@ -32,6 +32,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'olmoearth.arms.held_tiles': ('arms.html#held_tiles', 'olmoearth/arms.py'),
                                 'olmoearth.arms.hidden_sensor': ('arms.html#hidden_sensor', 'olmoearth/arms.py'),
                                 'olmoearth.arms.labelled_scenes': ('arms.html#labelled_scenes', 'olmoearth/arms.py'),
+                                'olmoearth.arms.loader_of': ('arms.html#loader_of', 'olmoearth/arms.py'),
                                 'olmoearth.arms.negatives': ('arms.html#negatives', 'olmoearth/arms.py'),
                                 'olmoearth.arms.outcome': ('arms.html#outcome', 'olmoearth/arms.py'),
                                 'olmoearth.arms.paper_selection': ('arms.html#paper_selection', 'olmoearth/arms.py'),

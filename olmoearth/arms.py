@@ -6,7 +6,7 @@
 from __future__ import annotations
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 import numpy as np
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from .cache import Cached
 from .datasets import read_scene
 from .learned import autoencoder_projection, kmeans_projection
-from .loading import Dataset, Loader
+from .loading import count_tokens, Dataset, Loader
 from .masking import cross_modality, get_strategy, strategy
 from .modalities import MAPS, SENSORS
 from .model import Config, OlmoEarth
@@ -34,8 +34,8 @@ from .watch import HealthWatch, held_shares, HeldOut
 
 # %% auto #0
 __all__ = ['MAP_USES', 'PICO', 'TARGETS', 'RECIPE', 'TITLES', 'Arm', 'whole_sensors', 'paper_selection', 'teaching_tiles',
-           'held_tiles', 'labelled_scenes', 'Having', 'crops', 'start', 'negatives', 'hidden_sensor', 'steps_to',
-           'outcome']
+           'held_tiles', 'labelled_scenes', 'Having', 'loader_of', 'crops', 'start', 'negatives', 'hidden_sensor',
+           'steps_to', 'outcome']
 
 # %% ../nbs/34_arms.ipynb #091f9598
 MAP_USES = ("target", "none", "input")
@@ -61,11 +61,15 @@ class Arm:
     latitudes: tuple[float, float] = (-52, 67)   # where they lie, degrees
     clouds: float = 0.2              # share of cloudy pixels in them
     preset: str = ""                 # tokenisation: "v1" bandsets by resolution | "single" one per sensor; "": that of the version
+    patch: int = 8                   # pixels along a patch of a crop, which has 4 x 4
+    dates: int = 0                   # of a crop; 0: as many as fit 300 tokens
 
     def __post_init__(self) -> None:
         "Raise InputError for a choice that there is not."
         for name, value, known in (("target", self.target, TARGETS), ("maps", self.maps, MAP_USES), ("preset", self.preset, ("", "v1", "single"))):
             if value not in known: raise InputError(f"{name}={value!r}; use one of {', '.join(filter(None, known))}")
+        for name, value, low, high in (("patch", self.patch, 1, 8), ("dates", self.dates, 0, 12)):
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high: raise InputError(f"{name}={value!r}; use a whole number from {low} to {high}")
         if odd := [s for s in self.sensors if s not in SENSORS] or not self.sensors: raise InputError(f"sensors={self.sensors}: {odd}; use some of {', '.join(SENSORS)}")
 
     @property
@@ -155,12 +159,23 @@ class Having:
 RECIPE: Mapping[str, Any] = {"batch_size": 4, "patch_sizes": (8,), "sides": (4,), "budget": 300}
 
 
+def loader_of(
+    dataset: Dataset,        # of tiles
+    arm: Arm,                # its patches, dates and tokens
+    names: Sequence[str],    # modalities to read
+    seed: int,               # of the order
+) -> Loader:
+    "Crops as an arm cuts them."
+    static, each = count_tokens(names, RECIPE["sides"][0], arm.config.preset)
+    cut = {**RECIPE, "patch_sizes": (arm.patch,)} | ({"budget": static + each * arm.dates} if arm.dates else {})
+    return Loader(dataset, seed=seed, preset=arm.config.preset, modalities=names, check="off", **cut)
+
+
 def crops(
     arm: Arm,   # its data
 ) -> Loader:
     "The batches of an arm. Modalities that are left out change neither the order nor the places of the crops."
-    config = arm.config
-    return Loader(Having(teaching_tiles(arm), arm.sensors), seed=arm.seed, preset=config.preset, modalities=arm.modalities, check="off", **RECIPE)
+    return loader_of(Having(teaching_tiles(arm), arm.sensors), arm, arm.modalities, arm.seed)
 
 # %% ../nbs/34_arms.ipynb #427bd05f
 def start(
@@ -179,7 +194,7 @@ def start(
                          drop_same=MAPS)
     watch: list[Callback] = [HealthWatch(every=max(1, arm.steps // 60))]
     if held is not None:
-        apart = Loader(held, seed=99, preset=arm.config.preset, modalities=arm.sensors, check="off", **RECIPE)
+        apart = loader_of(held, arm, arm.sensors, 99)
         watch = [HeldOut([apart.batch(0), apart.batch(1)], every=max(1, arm.steps // 12)), *watch]
         if probes: watch = [ProbeWatch(held, max(1, arm.steps // probes), label="land_cover"), *watch]
     return Trainer(model, loader, config, [*watch, *callbacks], target=target, loss=loss)

@@ -180,7 +180,7 @@ def _plain(value: Any) -> bool:
     except (ValueError, SyntaxError): return False
 
 # %% ../nbs/21a_mask_trials.ipynb #3022a944
-_PARAMETERS = {"seed": 0, "out": "", "masking": "lab", "steps": 400, "size": "pico", "version": "v1.2", "target": "frozen", "tiles": 128, "places": 12, "probes": 2, "smoke": False}
+_PARAMETERS = {"seed": 0, "out": "", "masking": "lab", "steps": 400, "size": "pico", "version": "v1.2", "target": "frozen", "tiles": 128, "places": 12, "probes": 2, "patch": 8, "dates": 0, "smoke": False}
 
 _CODE = '''import warnings
 from pathlib import Path
@@ -193,7 +193,7 @@ from olmoearth.trainer import plot_history
 warnings.simplefilter("ignore", InputWarning)
 if smoke: steps, tiles, places = 12, 4, 4
 get_strategy(masking)                                  # a name that nobody registered stops the run here
-arm = Arm(seed, steps, size=size, version=version, masking=masking, target=target, tiles=tiles)
+arm = Arm(seed, steps, size=size, version=version, masking=masking, target=target, tiles=tiles, patch=patch, dates=dates)
 trainer = start(arm, held=held_tiles(places), probes=probes)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")                    # findings are among the numbers
@@ -232,11 +232,13 @@ class Experiment:
     def notebook(self) -> dict[str, Any]:
         "The notebook, as JSON."
         free = {k: v for k, v in self.options.items() if k not in _PARAMETERS and k.isidentifier()}
-        parameters = "\n".join(f"{k} = {v!r}" for k, v in (_PARAMETERS | {"seed": self.settings.seed} | free).items())
+        own = {"seed": self.settings.seed, "patch": self.settings.patch_size, "dates": min(self.settings.times, 12)}
+        parameters = "\n".join(f"{k} = {v!r}" for k, v in (_PARAMETERS | own | free).items())
         options = "options = {" + ", ".join(f"{k!r}: {k if k in free else repr(v)}" for k, v in self.options.items()) + "}\n"
         told = ("# A mask from the lab\n\n> Pretrain a small encoder on the simulated Earth with this mask, and probe it on places that it has not seen.\n\n"
                 "`olmoearth run THIS.ipynb --grid masking=lab,cross_modality --seeds 0,1,2` compares it with the released recipe, `olmoearth report` shows the result. "
-                "Crops, their patches and dates are those of the experiment `pretrain`, so that only the mask differs. The lab stood at:\n\n"
+                "A crop has 4 x 4 patches; `patch` is their side in pixels and `dates` how many there are (0: as many as fit 300 tokens), both as they stood in the lab. "
+                "The experiment `pretrain` and the committed reports have `patch=8`, `dates=0`. The lab stood at:\n\n"
                 f"```json\n{json.dumps(self.settings.as_dict(), indent=1)}\n```")
         code = [("parameters", parameters), ("", options + self.code), ("", _CODE), ("", _END)]
         empty = {"cell_type": "code", "execution_count": None, "outputs": []}

@@ -279,6 +279,8 @@ def test_the_notebook_has_its_options_as_parameters(tmp_path, mine):
     assert read_parameters(path)["share"] == .8 and read_parameters(path)["seed"] == 2
     assert len(plan(path, tmp_path / "g", {"smoke": True}, {"share": [.2, .4], "masking": ["lab", "cross_modality"]})) == 4
     assert '"share": 0.8' in json.loads(path.read_text())["cells"][0]["source"]
+    asked = read_parameters(experiment_of(MaskSettings("random", patch_size=4, times=3)).write(tmp_path / "small.ipynb"))
+    assert (asked["patch"], asked["dates"]) == (4, 3) and read_parameters(path)["dates"] == 0
     same_name = Experiment(MaskSettings("random"), {"steps": 3}, "")          # an option called as a parameter of the notebook stays in the code
     assert "options = {'steps': 3}" in same_name.notebook()["cells"][2]["source"]
 
@@ -286,7 +288,7 @@ def test_the_notebook_has_its_options_as_parameters(tmp_path, mine):
 @pytest.mark.slow
 def test_olmoearth_run_takes_the_notebook_to_its_end(tmp_path, mine, monkeypatch):
     strategy("east")(east)
-    experiment_of(MaskSettings("east", {"share": .8}, seed=1)).write(tmp_path / "mask_lab.ipynb")
+    experiment_of(MaskSettings("east", {"share": .8}, patch_size=4, times=2, seed=1)).write(tmp_path / "mask_lab.ipynb")
     monkeypatch.setenv("OLMOEARTH_CACHE_DIR", str(tmp_path / "cache"))
     code = textwrap.dedent("""
         from olmoearth.reports import app
