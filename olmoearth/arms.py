@@ -167,8 +167,8 @@ def loader_of(
 ) -> Loader:
     "Crops as an arm cuts them."
     static, each = count_tokens(names, RECIPE["sides"][0], arm.config.preset)
-    cut = {**RECIPE, "patch_sizes": (arm.patch,)} | ({"budget": static + each * arm.dates} if arm.dates else {})
-    return Loader(dataset, seed=seed, preset=arm.config.preset, modalities=names, check="off", **cut)
+    budget = static + each * arm.dates if arm.dates else RECIPE["budget"]
+    return Loader(dataset, RECIPE["batch_size"], seed, (arm.patch,), RECIPE["sides"], budget, preset=arm.config.preset, modalities=names, check="off")
 
 
 def crops(

@@ -180,7 +180,8 @@ def _plain(value: Any) -> bool:
     except (ValueError, SyntaxError): return False
 
 # %% ../nbs/21a_mask_trials.ipynb #3022a944
-_PARAMETERS = {"seed": 0, "out": "", "masking": "lab", "steps": 400, "size": "pico", "version": "v1.2", "target": "frozen", "tiles": 128, "places": 12, "probes": 2, "patch": 8, "dates": 0, "smoke": False}
+_PARAMETERS = {"seed": 0, "out": "", "masking": "lab", "steps": 400, "size": "pico", "version": "v1.2", "target": "frozen", "tiles": 128, "places": 12, "probes": 2,
+               "patch": 8, "dates": 0, "smoke": False}
 
 _CODE = '''import warnings
 from pathlib import Path
