@@ -1,6 +1,11 @@
 """Wrong answers to the exercises of the tutorials: tutorial -> number of the exercise -> code that must not pass its check."""
 
 unit = "def answer_2(guess, target, tau):\n    g, t = F.normalize(guess, dim=-1), F.normalize(target, dim=-1)\n    return "   # of lesson 06
+winter = """def answer_1(layout, missing, generator, share=.5):
+    n = round(share * layout.n_times)
+    first = torch.randint(0, layout.n_times - n + 1, (len(missing), 1), generator=generator)
+    gone = (layout.time >= first) & (layout.time < first + n) & layout.where("sentinel2_l2a", "landsat")
+    return torch.where(gone | layout.where(*MAPS), Role.DECODE, Role.ENCODE).to(torch.int8)"""   # of lesson 07: right, and spoiled below
 
 WRONG: dict[str, dict[int, list[str]]] = {
     "00_tour": {
@@ -27,6 +32,20 @@ WRONG: dict[str, dict[int, list[str]]] = {
         3: ["def answer_3(hard, easy, n, tau): return 1 / (1 + n * np.exp(easy - hard))",          # temperature
             "def answer_3(hard, easy, n, tau): return 1 / (1 + n)",
             "def answer_3(hard, easy, n, tau): return np.exp(hard / tau) / (np.exp(.9 / tau) + np.exp(hard / tau) + n * np.exp(easy / tau))"]},   # the positive is no negative
+    "07_your_own_mask": {
+        1: ["answer_1 = season",                                                                  # radar goes, too
+            winter.replace("(len(missing), 1)", "(1, 1)"),                                        # one run for the whole batch
+            winter.replace('"sentinel2_l2a", "landsat"', '"sentinel2_l2a"'),
+            "def answer_1(layout, missing, generator, share=.5):\n    months = torch.rand(len(missing), layout.n_times, generator=generator).argsort(1).argsort(1) < round(share * layout.n_times)\n"
+            "    gone = months[:, layout.time.clamp(min=0)] & layout.where('sentinel2_l2a', 'landsat')\n    return torch.where(gone, Role.DECODE, Role.ENCODE).to(torch.int8)",    # scattered months
+            winter.replace("gone |", "(gone & (layout.row == 0)) |")],                            # half of the places
+        2: ["answer_2 = {k: 'higher' if np.mean(d) > 0 else 'lower' for k, d in differences.items()} | {'knn': 'surely'}",
+            "answer_2 = {k: 'cannot tell' if min(d) > 0 or max(d) < 0 else 'higher' for k, d in differences.items()}",
+            "answer_2 = {'held_share': 'cannot tell'}"],
+        3: ["def answer_3(s, d): return max(1, int(np.ceil(2 * s / d)))",                         # no square
+            "def answer_3(s, d): return max(1, int(np.ceil((s / d) ** 2)))",                      # one standard error
+            "def answer_3(s, d): return (2 * s / d) ** 2",
+            "def answer_3(s, d): return 10"]},
     "08_when_it_fails": {
         1: ["answer_1 = {'A': 'stagnation', 'B': 'collapse', 'C': 'overfitting'}",                # the lowest loss is taken for overfitting
             "answer_1 = {'A': 'collapse', 'B': 'overfitting', 'C': 'stagnation'}",                # a flat curve is taken for collapse
