@@ -216,7 +216,7 @@ class Canvas:
         if self._ui is not None: self._ui.allow_drawing()
 
     def on_draw(self, f: Callable[[dict[str, Any]], Any]) -> None:
-        "Call `f(geometry)` for a drawn polygon, box or point, with its GeoJSON geometry in degrees."
+        "Call `f(geometry)` for a drawn polygon or box, with its GeoJSON geometry in degrees."
         self.draws.setdefault("shape", []).append(f)
         if self._ui is not None: self._ui.allow_drawing()
 

@@ -18,8 +18,8 @@ from .parts import Bounds, bounds_of, window_in
 from .settings import require
 
 # %% auto #0
-__all__ = ['EMPTY', 'STYLE', 'running_loop', 'Latest', 'on_screen', 'image_url', 'mercator', 'blend', 'legend_html', 'Shown',
-           'Browser']
+__all__ = ['EMPTY', 'STYLE', 'ORANGE', 'running_loop', 'Latest', 'on_screen', 'image_url', 'mercator', 'blend', 'legend_html',
+           'Shown', 'Pen', 'Browser']
 
 # %% ../nbs/20b_screen.ipynb #f18e30eb
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -141,13 +141,59 @@ STYLE = """<style>.oe-canvas .leaflet-image-layer{image-rendering:pixelated} .oe
 .oe-canvas .oe-legend{display:flex;flex-wrap:wrap;gap:0 14px;font:12px/1.6 sans-serif;max-height:96px;overflow:auto}
 .oe-canvas .oe-line{font:12px/1.5 sans-serif;min-height:18px} .oe-canvas .oe-readout{font-family:monospace;white-space:pre-wrap}</style>"""
 
+# %% ../nbs/20b_screen.ipynb #914752e5
+ORANGE = "#e8710a"   # of what is being drawn
+
+
+class Pen:
+    "A polygon in the hand."
+    def __init__(self, browser: Any):
+        self.browser = browser
+        self.corners: list[tuple[float, float]] = []   # longitude, latitude
+        self.sketch: list[Any] = []                    # what is seen of it: the first corner, and lines
+        self.button = browser.widgets.ToggleButton(description="polygon", tooltip="draw a polygon: click its corners, then the first one, or this button again", layout={"width": "90px"})
+        self.button.observe(lambda e: self._pressed(e["new"]), "value")
+
+    def _pressed(self, on: bool) -> None:
+        if on: self.browser.canvas.say("click the corners of the polygon; a click on the first one, or the button again, closes it")
+        else: self.close()
+
+    def click(
+        self, lat: float, lon: float,   # degrees
+        near: float = 12,               # pixels of the screen: a click so near to the first corner closes the polygon
+    ) -> None:
+        "One more corner, or the last."
+        if len(self.corners) >= 3 and self._apart(lat, lon) <= near: self.button.value = False
+        else: self._take([*self.corners, (lon, lat)])
+
+    def _apart(self, lat: float, lon: float) -> float:
+        "Pixels of the screen from a place to the first corner."
+        (x, y), world = self.corners[0], 256 * 2 ** self.browser.map.zoom
+        return world * float(np.hypot((lon - x) / 360, (mercator(lat) - mercator(y)) / (2 * np.pi)))
+
+    def _take(self, corners: list[tuple[float, float]]) -> None:
+        "Other corners, and what is seen of them."
+        b, self.corners = self.browser, corners
+        for part in self.sketch: b.map.remove(part)
+        places = [(lat, lon) for lon, lat in corners]
+        self.sketch = [b.leaflet.CircleMarker(location=places[0], radius=5, color=ORANGE, weight=2, fill=False), b.leaflet.Polyline(locations=places, color=ORANGE, weight=2, fill=False)] if places else []
+        for part in self.sketch: b.map.add(part)
+
+    def close(self) -> None:
+        "Hand the polygon on."
+        corners = self.corners
+        self._take([])
+        if len(corners) >= 3: self.browser.canvas.drawn({"type": "Polygon", "coordinates": [[list(c) for c in (*corners, corners[0])]]})
+        elif corners: self.browser.canvas.say("a polygon has three corners or more, so nothing was drawn; press polygon and click them", "warning")
+
 # %% ../nbs/20b_screen.ipynb #b4100507
 class Browser:
     "The widgets of a canvas."
     def __init__(self, canvas: Any):
         w, self.leaflet, leaf = require("ipywidgets", "maps"), require("ipyleaflet", "maps"), require("leafmap.leafmap", "maps")
         self.canvas, self.widgets = canvas, w
-        self.draws: Any = None                                                  # the drawing tools
+        self.draws: Any = None                                                  # the tool for boxes
+        self.pen: Pen | None = None                                             # for polygons
         self.stick: Any = None                                                  # the divider
         (south, west), (north, east) = box = canvas.bounds
         centre, zoom = canvas.view or (((south + north) / 2, (west + east) / 2), _zoom(box, high=_high(canvas.height)))
@@ -217,6 +263,7 @@ class Browser:
             if len(times) > 1: wanted.append(self.dates)
             if len(names) > 1: wanted.append(self.right)
             if c.swiped: wanted.append(self.divider)
+            if self.pen is not None: wanted.append(self.pen.button)
             if list(self.row.children) != wanted: self.row.children = wanted
         finally: self.busy = False
         self.marks.value = legend_html([(n, s.layer) for n, s in c.shown.items() if s.on and (s.image is not None or isinstance(s.layer, VectorLayer))])
@@ -307,7 +354,7 @@ class Browser:
     def _interaction(self, **event: Any) -> None:
         "Mouse on the map."
         if not (at := event.get("coordinates")): return
-        if event.get("type") == "click": self.canvas.click(*at)
+        if event.get("type") == "click": self.pen.click(*at) if self.pen is not None and self.pen.button.value else self.canvas.click(*at)
         elif event.get("type") == "mousemove": self._under(*at)
 
     def _read(self, lat: float, lon: float) -> None:
@@ -315,13 +362,14 @@ class Browser:
         self.under.value = f'<div class="oe-line oe-readout">{html.escape(self.canvas.readout(lat, lon))}</div>'
 
     def allow_drawing(self) -> None:
-        "Tools to draw boxes and, where asked for, polygons."
-        if self.draws is not None: self.map.remove(self.draws)
-        shape = {"shapeOptions": {"color": "#e8710a", "fillOpacity": 0}}
-        polygon = shape if "shape" in self.canvas.draws else {}
-        self.draws = self.leaflet.DrawControl(polyline={}, circlemarker={}, marker={}, circle={}, rectangle=shape, polygon=polygon, edit=False, remove=False)
-        self.draws.on_draw(lambda _, action, geo_json: self._drawn(action, geo_json))
-        self.map.add(self.draws)
+        "A tool to draw boxes and, where asked for, a button to draw polygons."
+        if "shape" in self.canvas.draws and self.pen is None: self.pen = Pen(self)
+        if self.draws is None:
+            shape = {"shapeOptions": {"color": ORANGE, "fillOpacity": 0}}
+            self.draws = self.leaflet.DrawControl(polyline={}, circlemarker={}, marker={}, circle={}, rectangle=shape, polygon={}, edit=False, remove=False)
+            self.draws.on_draw(lambda _, action, geo_json: self._drawn(action, geo_json))
+            self.map.add(self.draws)
+        self.refresh()
 
     def _drawn(self, action: str, geo_json: dict[str, Any]) -> None:
         "A shape was drawn: it is handed on and taken off the map; who wants to see it shows it as a layer."

@@ -386,3 +386,32 @@ def test_the_scale_bar_counts_metres_on_the_ground(sample):
     wide = axis.images[0].get_array().shape[1]
     across = 960 * 1.03                                                           # 96 px of 10 m; the grid is turned by 2 degrees
     assert abs(np.ptp(bar.get_xdata()) / wide * across - metres) < .04 * metres
+
+
+def test_corners_of_a_polygon_are_no_clicks():
+    clicks, shapes = [], []
+    canvas = Canvas(World(seed=0, clouds=0).window(0, 0, 64, months=1, modalities=["sentinel2_l2a"]))
+    canvas.on_click(lambda *at: clicks.append(at[:2]))
+    canvas.on_draw(shapes.append)
+    (south, west), (north, east) = canvas.bounds
+    ui = (canvas.panel, canvas._ui)[1]
+    hand = lambda x, y: ui._interaction(type="click", coordinates=[south + y * (north - south), west + x * (east - west)])
+    hand(.5, .5)
+    assert len(clicks) == 1 and ui.pen.button in ui.row.children
+    ui.pen.button.value = True
+    for corner in ((.2, .2), (.8, .2), (.8, .8)): hand(*corner)
+    assert len(ui.pen.sketch) == 2 and len(ui.pen.sketch[1].locations) == 3 and not shapes
+    hand(.2001, .2)                                                                # near the first: closed
+    assert len(clicks) == 1 and not ui.pen.button.value and not ui.pen.sketch and not ui.pen.corners
+    [ring] = shapes[0]["coordinates"]
+    assert len(ring) == 4 and ring[0] == ring[-1] and shapes[0]["type"] == "Polygon"
+    ui.pen.button.value = True
+    for corner in ((.1, .1), (.9, .1)): hand(*corner)
+    ui.pen.button.value = False                                                    # two corners are none
+    assert len(shapes) == 1 and canvas.level == "warning" and "three corners or more" in canvas.message
+    ui.pen.button.value = True
+    for corner in ((.1, .1), (.9, .1), (.5, .9)): hand(*corner)
+    ui.pen.button.value = False                                                    # as the keyboard closes it
+    assert len(shapes) == 2
+    hand(.5, .5)
+    assert len(clicks) == 2

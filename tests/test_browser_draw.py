@@ -1,0 +1,44 @@
+"""Polygons drawn by hand, and an explorer that follows a training, in JupyterLab and Chromium."""
+from browser import click_map, errors, open_notebook, run, shot, source, until, wait_for_change, wait_for_overlay
+from test_browser_explorer import SCENE, at, cells, mode   # noqa: F401
+
+
+def draw_polygon(page, cells, corners, canvas="explorer.canvas"):
+    "Press the button, click each corner, and the first again."
+    page.get_by_role("button", name="polygon", exact=True).click()
+    until(page, f"{canvas}._ui.pen.button.value", "True")
+    for i, corner in enumerate(corners):
+        click_map(page, *at(cells, *corner), canvas)
+        until(page, f"len({canvas}._ui.pen.corners)", str(i + 1))
+    shot(page, "polygon", ".jp-OutputArea-output .jupyter-widgets")
+    click_map(page, *at(cells, *corners[0]), canvas)
+    until(page, f"{canvas}._ui.pen.button.value", "False")
+
+
+def test_a_polygon_drawn_by_hand_is_one_label_and_its_corners_are_none(lab, cells):
+    page = lab.page(1280, 1200)
+    open_notebook(page, [SCENE, 'explorer = Explorer(scene, height="420px")\nseen = []\nexplorer.canvas.on_click(lambda *a: seen.append(a[:2]))\nexplorer'])
+    until(page, "explorer.cells is not None", "True")
+    wait_for_overlay(page, 1)
+    mode(page, "label")
+    box = page.locator("input[placeholder='class, e.g. water']")
+    def named(name):
+        box.fill(name)
+        box.press("Enter")
+        until(page, "explorer.name", repr(name))
+    named("water")
+    click_map(page, *at(cells, 8, 21), "explorer.canvas")
+    until(page, "len(explorer.labels.marks)", "1")
+    assert run(page, "len(seen)") == "1"
+    named("field")
+    draw_polygon(page, cells, [(28, 28), (28, 42), (42, 42), (42, 28)])
+    until(page, "len(explorer.labels.marks)", "2")
+    page.wait_for_timeout(600)
+    assert run(page, "[m.name for m in explorer.labels.marks]") == "['water', 'field']"
+    assert run(page, "len(seen)") == "1", "the corners of a polygon are no clicks"
+    assert run(page, "explorer.view") == "'probe'"
+    named("field")
+    before = source(page, 1)
+    draw_polygon(page, cells, [(5, 5), (5, 15), (15, 10)])                          # one more changes the map
+    wait_for_change(page, before, 1)
+    assert not errors(page)
