@@ -37,6 +37,27 @@ WRONG: dict[str, dict[int, list[str]]] = {
             cast.format(f"{drawn} < share / 2", optical),
             cast.format("(torch.arange(layout.n_times) % 2 == 0).expand(len(missing), -1)", optical)],   # every other month, whatever the seed
         3: ["answer_3 = 'sentinel1'", "answer_3 = 'sentinel2_l2a'"]},
+    "03_embeddings": {
+        1: ["answer_1 = (0, 0), (0, 0)",                                                          # one place, as like itself as can be
+            "answer_1 = (0, 0), (-1, 0)",
+            "answer_1 = tuple(map(tuple, places.places(np.argwhere(np.isnan(cosine))[0]).tolist()))",                          # two colours
+            "answer_1 = tuple(map(tuple, places.places(np.unravel_index(np.nanargmin(np.abs(cosine - .9)), cosine.shape)).tolist()))"],
+        2: ["answer_2 = [(34, 18)], []", "answer_2 = [(34, 18), (17, 27), (34, 18), (17, 27), (34, 18)], []",
+            "answer_2 = [(34, 18), (18, 44)], []",                                                # maize
+            "answer_2 = [], [(34, 18)]", "answer_2 = [(34, 18), (17, 27)], [(34, 17)]"],          # wheat as a negative
+        3: ["answer_3 = [('field', 15, 15)]",                                                     # what it knew already
+            "answer_3 = [('grass', 4, 41)]",                                                      # as the map says, and it is no grass
+            "answer_3 = [('field', 45, 20), ('field', 4, 41), ('field', 38, 9), ('field', 28, 28), ('field', 36, 20)]", "answer_3 = [('alfalfa', 4, 41)]"],
+        4: ["answer_4 = 'inside'", "answer_4 = 'both'"]},
+    "04_scene_to_map": {
+        1: ["answer_1 = 1.5", "answer_1 = 0.",                                                    # all of the map, errors too
+            "answer_1 = max((t for t in np.arange(101) / 100 if shown(t, VALID)[1] >= wanted), default=.9)",   # right, and hardly anything stays
+            "answer_1 = None if any(shown(t, VALID)[1] >= wanted for t in np.arange(101) / 100) else .9"],
+        2: ["def answer_2(counts, mapped): return mapped",                                        # counted pixels
+            "def answer_2(counts, mapped): return mapped.sum() * counts.sum(0) / counts.sum()",   # the sample alone
+            "def answer_2(counts, mapped): return mapped * counts.diagonal() / counts.sum(1)",    # only what is right
+            "def answer_2(counts, mapped): return (mapped * counts / counts.sum(0)).sum(1)",      # rows and columns exchanged
+            "def answer_2(counts, mapped): return (mapped[:, None] * counts / counts.sum(1, keepdims=True)).sum()"]},
     "05_benchmark": {
         1: ["answer_1 = 12", "answer_1 = 25"],
         2: ["def answer_2(low, high): return 'better' if low + high > 0 else 'worse'",           # the middle of the interval decides
