@@ -37,8 +37,36 @@ def test_a_polygon_drawn_by_hand_is_one_label_and_its_corners_are_none(lab, cell
     assert run(page, "[m.name for m in explorer.labels.marks]") == "['water', 'field']"
     assert run(page, "len(seen)") == "1", "the corners of a polygon are no clicks"
     assert run(page, "explorer.view") == "'probe'"
-    named("field")
+    named("wood")
     before = source(page, 1)
-    draw_polygon(page, cells, [(5, 5), (5, 15), (15, 10)])                          # one more changes the map
+    draw_polygon(page, cells, [(5, 5), (5, 15), (15, 10)])                          # a third class changes the map
     wait_for_change(page, before, 1)
+    assert not errors(page)
+
+
+def test_an_explorer_follows_a_training(lab):
+    page = lab.page(1280, 1200)
+    open_notebook(page, ["""from olmoearth.arms import PICO
+from olmoearth.explorer import Explorer
+from olmoearth.live import train_live
+from olmoearth.loading import Loader
+from olmoearth.model import Config, OlmoEarth
+from olmoearth.synthetic import World
+from olmoearth.trainer import TrainConfig, Trainer
+scene = World(seed=0, clouds=0, missing_time=0, missing_modality=0).window(0, 0, 96, months=3, modalities=["sentinel2_l2a", "sentinel1"])
+inputs = ("sentinel2_l2a", "sentinel1")
+model = OlmoEarth(Config.of("nano", "v1.2", modalities=inputs, inputs=inputs, init="local", band_dropout=0., **PICO), seed=0)
+trainer = Trainer(model, Loader([scene] * 8, 4, seed=0, patch_sizes=(4,), sides=(4,), budget=150, check="off", preset="single"), TrainConfig(steps=60, lr=3e-3))
+maps = []""", """background = train_live(trainer)
+background.pause()
+explorer = Explorer(scene, background, height="420px")
+explorer"""])
+    until(page, "explorer.cells is not None", "True")
+    wait_for_overlay(page, 1)
+    before, first = source(page, 1), run(page, "explorer.cells.unit[:3].tolist()")
+    run(page, "(explorer.follow(background, seconds=.2), background.resume())")
+    wait_for_change(page, before, 1)                                                # the map of a model that goes on
+    until(page, "background.state", "'finished'")
+    until(page, "explorer.current is None or explorer.current.ended.is_set()", "True")
+    assert run(page, "explorer.cells.unit[:3].tolist()") != first
     assert not errors(page)

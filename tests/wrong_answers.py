@@ -7,6 +7,12 @@ winter = """def answer_1(layout, missing, generator, share=.5):
     gone = (layout.time >= first) & (layout.time < first + n) & layout.where("sentinel2_l2a", "landsat")
     return torch.where(gone | layout.where(*MAPS), Role.DECODE, Role.ENCODE).to(torch.int8)"""   # of lesson 07: right, and spoiled below
 
+linear = "linear = {r['embedding']: r for r in rows if r['probe'] == 'linear'}\n"   # of lesson 01
+cast = ("@strategy('overcast')\ndef overcast(layout, missing, generator, share: float = .5):\n"     # of lesson 02
+        "    grey = {}\n    hidden = grey[:, layout.time.clamp(min=0)] & layout.where({})\n"
+        "    return at_least_one(finish(torch.where(hidden, Role.DECODE, Role.ENCODE).to(torch.int8), layout, missing, MAPS), layout, generator)\nanswer_2 = 'overcast'")
+drawn, optical = "torch.rand(len(missing), layout.n_times, generator=generator)", "'sentinel2_l2a', 'landsat'"
+
 WRONG: dict[str, dict[int, list[str]]] = {
     "00_tour": {
         1: ["def answer_1(number, decibel): return number / 100, 10 ** (decibel / 10)",           # percent
@@ -18,6 +24,45 @@ WRONG: dict[str, dict[int, list[str]]] = {
             "answer_2 = (k, replace(copies[k], arrays={**old, 'sentinel1': 20 * np.log10(old['sentinel1'])}))"],
         3: ["answer_3 = 3", "answer_3 = 8", "answer_3 = 10", "answer_3 = 12"],
         4: ["answer_4 = 256 * 13", "answer_4 = 256 * 30", "answer_4 = 256 * 24", "answer_4 = 64 * 25"]},
+    "01_quickstart": {
+        1: ["answer_1 = max((k.removeprefix('share/') for k in history.keys() if k.startswith('share/') and k != 'share/instance'), key=lambda k: history.mean('share/' + k))",
+            "answer_1 = 'instance'", "answer_1 = 'Sentinel-1'"],
+        2: [linear + "answer_2 = set(claims) - {k for k, (a, b) in claims.items() if linear[a]['low'] > linear[b]['high']}",   # the others
+            linear + "answer_2 = {k for k, (a, b) in claims.items() if linear[a]['low'] > linear[b]['high']} ^ {'B'}",         # one too many or too few
+            "answer_2 = {'D'}"]},
+    "02_masks": {
+        1: ["answer_1 = MaskSettings('random')", "answer_1 = MaskSettings('space')", "answer_1 = MaskSettings('time')",
+            "answer_1 = MaskSettings('cross_modality')",
+            "answer_1 = MaskSettings('random_time_with_decode', {'encode_ratio': .25, 'random_ratio': 0.})",   # too little is visible
+            "answer_1 = MaskSettings('random_time_with_decode', {'random_ratio': 1.})",                        # twins of the same date
+            "answer_1 = 'random_time_with_decode'"],
+        2: ["answer_2 = 'clouds'", "answer_2 = 'time'", "answer_2 = 'space'", "answer_2 = 'overcst'",
+            cast.format(f"{drawn} < share", optical + ", 'sentinel1'"),                           # radar is hidden too
+            cast.format(f"{drawn} < share", "'sentinel2_l2a'"),                                   # Landsat is not
+            cast.format(f"{drawn} < share / 2", optical),
+            cast.format("(torch.arange(layout.n_times) % 2 == 0).expand(len(missing), -1)", optical)],   # every other month, whatever the seed
+        3: ["answer_3 = 'sentinel1'", "answer_3 = 'sentinel2_l2a'"]},
+    "03_embeddings": {
+        1: ["answer_1 = (0, 0), (0, 0)",                                                          # one place, as like itself as can be
+            "answer_1 = (0, 0), (-1, 0)",
+            "answer_1 = tuple(map(tuple, places.places(np.argwhere(np.isnan(cosine))[0]).tolist()))",                          # two colours
+            "answer_1 = tuple(map(tuple, places.places(np.unravel_index(np.nanargmin(np.abs(cosine - .9)), cosine.shape)).tolist()))"],
+        2: ["answer_2 = [(34, 18)], []", "answer_2 = [(34, 18), (17, 27), (34, 18), (17, 27), (34, 18)], []",
+            "answer_2 = [(34, 18), (18, 44)], []",                                                # maize
+            "answer_2 = [], [(34, 18)]", "answer_2 = [(34, 18), (17, 27)], [(34, 17)]"],          # wheat as a negative
+        3: ["answer_3 = [('field', 15, 15)]",                                                     # what it knew already
+            "answer_3 = [('grass', 4, 41)]",                                                      # as the map says, and it is no grass
+            "answer_3 = [('field', 45, 20), ('field', 4, 41), ('field', 38, 9), ('field', 28, 28), ('field', 36, 20)]", "answer_3 = [('alfalfa', 4, 41)]"],
+        4: ["answer_4 = 'inside'", "answer_4 = 'both'"]},
+    "04_scene_to_map": {
+        1: ["answer_1 = 1.5", "answer_1 = 0.",                                                    # all of the map, errors too
+            "answer_1 = max((t for t in np.arange(101) / 100 if shown(t, VALID)[1] >= wanted), default=.9)",   # right, and hardly anything stays
+            "answer_1 = None if any(shown(t, VALID)[1] >= wanted for t in np.arange(101) / 100) else .9"],
+        2: ["def answer_2(counts, mapped): return mapped",                                        # counted pixels
+            "def answer_2(counts, mapped): return mapped.sum() * counts.sum(0) / counts.sum()",   # the sample alone
+            "def answer_2(counts, mapped): return mapped * counts.diagonal() / counts.sum(1)",    # only what is right
+            "def answer_2(counts, mapped): return (mapped * counts / counts.sum(0)).sum(1)",      # rows and columns exchanged
+            "def answer_2(counts, mapped): return (mapped[:, None] * counts / counts.sum(1, keepdims=True)).sum()"]},
     "05_benchmark": {
         1: ["answer_1 = 12", "answer_1 = 25"],
         2: ["def answer_2(low, high): return 'better' if low + high > 0 else 'worse'",           # the middle of the interval decides
