@@ -66,7 +66,7 @@ explorer"""])
     before, first = source(page, 1), run(page, "explorer.cells.unit[:3].tolist()")
     run(page, "(explorer.follow(background, seconds=.2), background.resume())")
     wait_for_change(page, before, 1)                                                # the map of a model that goes on
-    until(page, "background.state", "'finished'")
+    until(page, "background.state", "'done'")
     until(page, "explorer.current is None or explorer.current.ended.is_set()", "True")
     assert run(page, "explorer.cells.unit[:3].tolist()") != first
     assert not errors(page)
