@@ -1,11 +1,12 @@
 """The canvas in JupyterLab and Chromium: pictures at their place, hands that change them through the kernel, nothing in the logs."""
 import ast
+import hashlib
 
 import numpy as np
 import pytest
 from browser import choose, click_map, errors, map_box, on_map, open_notebook, overlay_pixels, press, run, screen_pixels, shot, source, until, wait_for_change, wait_for_overlay
 
-from olmoearth.layers import ClassLayer, RGBLayer
+from olmoearth.layers import BandLayer, ClassLayer, RGBLayer
 from olmoearth.parts import place_of
 from olmoearth.screen import on_screen
 from olmoearth.synthetic import World
@@ -130,6 +131,16 @@ def test_a_large_scene_is_drawn_for_the_view_and_what_is_wrong_is_said(lab):
     until(page, "canvas.shown['Steps'].drawn_for is not None", "True")
     shown, whole = (ast.literal_eval(run(page, f"[[float(v) for v in p] for p in {b}]")) for b in ("canvas.shown['Steps'].bounds", "canvas.bounds"))
     assert shown[1][0] - shown[0][0] < .8 * (whole[1][0] - whole[0][0]), "a part only"
+    rows, cols = np.mgrid[:3000, :3000]
+    steps = BandLayer(((rows // 300 + cols // 300) % 7 + .5 * (rows % 2)).astype(np.float32), "viridis", "m", name="Steps", crs="EPSG:32632", transform=(10, 0, 3e5, 0, -10, 5.4e6))
+    view = ast.literal_eval(run(page, "[[float(v) for v in p] for p in canvas.shown['Steps'].drawn_for]"))
+    image, bounds = on_screen(steps, tuple(map(tuple, view)), 1024)
+    np.testing.assert_allclose(bounds, shown, atol=1e-9)
+    digest = lambda a: hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()
+    assert run(page, "__import__('hashlib').sha256(np.ascontiguousarray(canvas.shown['Steps'].image).tobytes()).hexdigest()") == repr(digest(image))    # the core's window, to the bit
+    got = overlay_pixels(page)                                                      # as WebP, which is not exact
+    apart = np.abs(got[image[..., 3] > 0].astype(int) - image[image[..., 3] > 0])
+    assert got.shape == image.shape and apart.mean() < 4 and np.percentile(apart, 95) < 16
     page.mouse.click(x, y)
     page.wait_for_function("() => document.querySelector('.oe-message').textContent.includes('ZeroDivisionError')")
     before = source(page)
