@@ -275,6 +275,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'olmoearth.doctor._data': ('doctor.html#_data', 'olmoearth/doctor.py'),
                                   'olmoearth.doctor._jupyter': ('doctor.html#_jupyter', 'olmoearth/doctor.py'),
                                   'olmoearth.doctor._manager': ('doctor.html#_manager', 'olmoearth/doctor.py'),
+                                  'olmoearth.doctor._mend': ('doctor.html#_mend', 'olmoearth/doctor.py'),
                                   'olmoearth.doctor._model': ('doctor.html#_model', 'olmoearth/doctor.py'),
                                   'olmoearth.doctor._packages': ('doctor.html#_packages', 'olmoearth/doctor.py'),
                                   'olmoearth.doctor._python': ('doctor.html#_python', 'olmoearth/doctor.py'),

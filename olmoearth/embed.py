@@ -23,11 +23,11 @@ def told(
     again: str = "",   # what to say after an interruption
 ) -> Iterator[None]:
     "Warnings, errors of the library and Ctrl-C, as lines on the terminal."
-    from olmoearth.modalities import UnknownName
-    from olmoearth.samples import InputError
-    from olmoearth.settings import MissingExtra, SettingError
     def show(message: Any, *_: Any, **__: Any) -> None: print(f"warning: {message}", file=sys.stderr)
     with _plain_errors(), warnings.catch_warnings():
+        from olmoearth.modalities import UnknownName
+        from olmoearth.samples import InputError
+        from olmoearth.settings import MissingExtra, SettingError
         warnings.showwarning = show
         try: yield
         except (InputError, SettingError, MissingExtra, UnknownName, OSError) as err: raise ParameterError(str(err)) from None
