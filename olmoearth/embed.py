@@ -56,6 +56,8 @@ def embed_command(
         from olmoearth.pretrained import load
         from olmoearth.scenes import embed_scene
         from olmoearth.sources import open_scene
+        from olmoearth.stores import checked_out
+        checked_out(out, dtype)                                  # before the scene is read
         source = open_scene(scene, attrs={"sentinel2_offset": int(offset)} if offset else None)
         print(source, flush=True)
         ready = load(model)

@@ -102,7 +102,7 @@ def test_a_modality_that_cannot_be(tmp_path, words, said):
 def test_a_written_experiment_runs_in_a_grid_and_leaves_numbers_for_a_report(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     new_experiment("fog")
-    done = call("run", "fog", "-p", "steps=2", "-p", "tiles=4", "-p", "places=3")
+    done = call("run", "fog", "-p", "steps=2", "-p", "tiles=4", "-p", "places=4")
     assert done.exit_code == 0, done.output
     found = collect(tmp_path / "out/fog")
     assert found["arm"].tolist() == ["base"] and found["held_share"].between(1, 400).all() and found["linear"].between(0, 100).all()
