@@ -27,7 +27,7 @@ def map_command(
     out: Annotated[str, typer.Argument(help="Folder to be: map/, model/, report.md.")] = "out/map",
     column: _Column = "",
 ) -> None:
-    "A map from labels: tries a probe and fine-tuning, keeps the better, and says in plain words how good it is."
+    "Make a map from labels. Tries a probe and fine-tuning, keeps the better, and says in plain words how good it is."
     with told():
         from olmoearth.mapping import make_map
         print(make_map(scene, labels, out, column=column or None))
@@ -47,7 +47,7 @@ def finetune_command(
     seed: Annotated[int, typer.Option(help="Of the split and every draw.")] = 0,
     device: _Device = "",
 ) -> None:
-    "Fine-tune a model on the labels of one scene: half of the blocks teach, the others choose and calibrate."
+    "Fine-tune a model on the labels of one scene. Half of the blocks teach, the others choose and calibrate."
     with told():
         from olmoearth.calibrated import calibrate
         from olmoearth.finetune import finetune
@@ -82,7 +82,7 @@ def predict_command(
     device: _Device = "",
     dask: Annotated[str, typer.Option(help="Address of a dask scheduler whose workers share the blocks.")] = "",
 ) -> None:
-    "Draw classes or values, probability and uncertainty of a scene. Give the same command again to go on after an interruption."
+    "Draw a scene with a fine-tuned model. Classes or values, probability and uncertainty. Give the same command again to go on after an interruption."
     with told("give the same command again: finished blocks are kept"):
         from olmoearth.calibrated import open_predictor
         from olmoearth.predictions import predict_scene
@@ -117,7 +117,7 @@ def benchmark_command(
     device: _Device = "",
     listed: Annotated[bool, typer.Option("--list", help="Print the published tasks.")] = False,
 ) -> None:
-    "Run a published task and stand the figure beside the published ones."
+    "Run a published task on its data. The figure stands beside the published ones."
     with told("give the same command again"):
         if listed or task == "list":
             for line in task_lines(): print(line)
@@ -125,11 +125,13 @@ def benchmark_command(
         from olmoearth.benchmark import score_of
         from olmoearth.experiments import run_notebook
         from olmoearth.grids import find_experiment
+        from olmoearth.readers import read_task
         from olmoearth.tasks import task as find_task
         about = find_task(task)
         score_of(about, metric or None)
         if not data: raise ParameterError(f"{about.name} needs its data: --data FOLDER, in the layout of {about.benchmark} ({about.folder})")
         if not Path(data).is_dir(): raise ParameterError(f"--data: there is no folder {data!r}")
+        for split in ("train", "valid", "test"): read_task(about, data, split)     # lists the files and reads none; the notebook would notice half a minute later
         folder = Path(out or f"out/benchmark/{about.name}").resolve()
         words = [str(Path(m).resolve()) if Path(m).is_dir() else m for m in (w.strip() for w in model.split(","))]
         given = {"task": about.name, "data": str(Path(data).resolve()), "model": ",".join(words), "probe": probe, "metric": metric, "most": most, "epochs": epochs, "seed": seed,

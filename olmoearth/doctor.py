@@ -145,14 +145,29 @@ CHECKS: Mapping[str, tuple[Callable[[], Checked], str, str]] = {   # what -> its
 def checkup() -> dict[str, Checked]:   # what -> found, in the order to print
     "Run every check; one that breaks is a finding too."
     found: dict[str, Checked] = {}
+    unread = ""
     for name, (look, severity, fix) in CHECKS.items():
         try: found[name] = look()
         except SettingError as err:
-            named = re.findall(r"OLMOEARTH_\w+", str(err))
-            mend = f"mend {shlex.quote(str(ini))}" if (ini := find_ini()) and "settings.ini" in str(err) else "unset " + named[0] if named else fix
-            found[name] = Checked(severity, " ".join(str(err).split()), mend)
+            said = " ".join(str(err).split())
+            if said == unread: found[name] = Checked(severity, "not looked at: the settings cannot be read, see above")
+            else: found[name] = Checked(severity, said, _mend(said) or fix)
+            if name == "settings": unread = said
+        except ModuleNotFoundError as err:
+            module = (err.name or str(err)).partition(".")[0]
+            found[name] = Checked(severity, f"{module} is not installed", CHECKS["torch"][2] if module == "torch" else "pip install ." if name == "model" else fix)
         except Exception as err: found[name] = Checked(severity, " ".join(f"{type(err).__name__}: {err}".split())[:200], fix)
     return found
+
+
+def _mend(
+    said: str,   # by a SettingError
+) -> str:        # "": the setting is found nowhere
+    "Where the setting is that an error is about: the environment, which comes first, or the file."
+    named = re.search(r"OLMOEARTH_\w+", said)
+    variable = named[0] if named else f"OLMOEARTH_{said.partition(' ')[0].upper()}"
+    if variable in os.environ: return f"unset {variable}"
+    return f"mend {shlex.quote(str(ini))}" if (ini := find_ini()) else ""
 
 # %% ../nbs/39a_doctor.ipynb #a45a0a9d
 @app.command("doctor")

@@ -23,11 +23,11 @@ def told(
     again: str = "",   # what to say after an interruption
 ) -> Iterator[None]:
     "Warnings, errors of the library and Ctrl-C, as lines on the terminal."
-    from olmoearth.modalities import UnknownName
-    from olmoearth.samples import InputError
-    from olmoearth.settings import MissingExtra, SettingError
     def show(message: Any, *_: Any, **__: Any) -> None: print(f"warning: {message}", file=sys.stderr)
     with _plain_errors(), warnings.catch_warnings():
+        from olmoearth.modalities import UnknownName
+        from olmoearth.samples import InputError
+        from olmoearth.settings import MissingExtra, SettingError
         warnings.showwarning = show
         try: yield
         except (InputError, SettingError, MissingExtra, UnknownName, OSError) as err: raise ParameterError(str(err)) from None
@@ -56,6 +56,8 @@ def embed_command(
         from olmoearth.pretrained import load
         from olmoearth.scenes import embed_scene
         from olmoearth.sources import open_scene
+        from olmoearth.stores import checked_out
+        checked_out(out, dtype)                                  # before the scene is read
         source = open_scene(scene, attrs={"sentinel2_offset": int(offset)} if offset else None)
         print(source, flush=True)
         ready = load(model)

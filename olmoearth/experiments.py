@@ -167,6 +167,10 @@ def _plain_errors() -> Iterator[None]:
     except (ParameterError, RunError, SettingError, MissingExtra) as err:
         print(f"olmoearth: {err}", file=sys.stderr)
         raise typer.Exit(1) from None
+    except ModuleNotFoundError as err:
+        if (err.name or "olmoearth").partition(".")[0] == "olmoearth": raise      # a fault of ours, not of the installation
+        print(f"olmoearth: {err.name} is not installed; `olmoearth doctor` says what brings it", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 # %% ../nbs/30_experiments.ipynb #1501dffb
 def _version(asked: bool) -> None:

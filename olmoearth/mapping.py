@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from collections.abc import Callable
+from functools import partial
 import numpy as np
 from .calibrated import TunedPredictor, calibrate, scores_of
 from .calibration import Conformal, covered, softmax
@@ -18,7 +19,6 @@ from .finetune import SCHEDULES, finetune
 from .goals import windows_of
 from .labels import label_cells, read_labels
 from .model import OlmoEarth
-from .passes import embed_windows
 from .predictions import predict_scene
 from .predictors import ProbePredictor
 from .pretrained import load
@@ -31,8 +31,8 @@ from .sources import Source
 from .splits import TEST, TRAIN, VALID, blocked_split
 
 # %% auto #0
-__all__ = ['MARGIN', 'known_pixels', 'labelled_part', 'spread_points', 'Trial', 'try_probe', 'try_finetuning', 'make_map', 'deal',
-           'judge']
+__all__ = ['MARGIN', 'known_pixels', 'labelled_part', 'spread_points', 'Trial', 'try_probe', 'try_finetuning', 'Clock',
+           'make_map', 'deal', 'judge']
 
 # %% ../nbs/17f_mapping.ipynb #0cc0ae36
 def known_pixels(
@@ -97,12 +97,34 @@ def try_probe(model: OlmoEarth, sample: Sample, label: Label, use: np.ndarray, v
     found = ProbePredictor.fit(model, sample, taught, window=window, coverage=coverage, seed=seed, check="off")
     return Trial("probe", found, _score(found, valid), time.perf_counter() - start)
 
-def try_finetuning(model: OlmoEarth, train: list, valid: list, classes: dict[int, str], epochs: int, coverage: float, seed: int, device: str | None) -> Trial:
+def try_finetuning(model: OlmoEarth, train: list, valid: list, classes: dict[int, str], epochs: int, coverage: float, seed: int, device: str | None,
+                   watch: Callable[[dict[str, Any]], None] | None = None) -> Trial:
     "Low-rank adapters in the encoder, and a head for each pixel; calibrated on the blocks that chose its rate and epoch, so its sets may be a little small."
     start = time.perf_counter()
-    tuned = finetune(model, train, valid, classes=classes, schedule="frugal", epochs=epochs, class_weights="balanced", seed=seed, device=device, check="off")
+    tuned = finetune(model, train, valid, classes=classes, schedule="frugal", epochs=epochs, class_weights="balanced", seed=seed, device=device, check="off",
+                     watch=watch)
     found = TunedPredictor.of(calibrate(tuned, valid, coverage))
     return Trial("fine-tuning", found, _score(found, valid), time.perf_counter() - start)
+
+# %% ../nbs/17f_mapping.ipynb #1a0060f6
+class Clock:
+    "Says what is being done, with the time since it was made."
+    def __init__(
+        self,
+        say: Callable[[str], None] | None = None,   # None: print
+        every: float = 10.,                         # seconds between lines about epochs
+    ) -> None:
+        self.say, self.every = say or partial(print, flush=True), every
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        "A line now."
+        self.last = time.monotonic()
+        self.say(f"{self.last - self.start:6.0f} s  {what}")
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        "A line about an epoch of fine-tuning, unless there was a line just now."
+        if time.monotonic() - self.last >= self.every: self(f"fine-tuning at rate {row['lr']:g}, epoch {row['epoch']}: {100 * row['score']:.1f} % on the blocks to choose by")
 
 # %% ../nbs/17f_mapping.ipynb #d0a259c7
 def make_map(
@@ -117,16 +139,17 @@ def make_map(
     seed: int = 0,
     device: str | None = None,        # None: as in the settings
     check: str | None = None,         # input check, see check_sample
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] | None = None,   # gets each line about what is being done; None: printed
 ) -> str:                             # the page in plain words, Markdown
     "Learn from labels, draw the map, and say how good it is. Raises InputError for labels that do not fit or are too few, and for a folder that is taken."
-    out = Path(out)
+    out, clock = Path(out), Clock(say)
     if out.exists(): raise InputError(f"{out} exists; remove it, or choose another name")
     probe = out.with_name(f"{out.name}.part")
     try:
         probe.mkdir(parents=True, exist_ok=True)                                               # before minutes of learning
         if not any(probe.iterdir()): probe.rmdir()
     except OSError as err: raise InputError(f"{out.parent} cannot be written ({err.strerror}); choose another folder") from None
+    clock("reading the scene and the labels")
     source = checked_scene(scene, check)
     label = read_labels(labels, source, column)
     if not label.classes: raise InputError("these labels are quantities; make_map draws classes: give a column of names or numbers of classes")
@@ -135,14 +158,21 @@ def make_map(
     use = deal(near, window, seed)
     taught = spread_points(near)
     train, valid, test = (windows_of(sample, known, window, use == u) for known, u in ((taught, TRAIN), (taught, VALID), (near, TEST)))
-    say(_forecast(source, network, sample, window, len(train), epochs))
+    _readable(network, sample)
+    clock(f"{source.shape[0]} x {source.shape[1]} px; {len(train)} windows to learn from, {len(valid)} to choose by, {len(test)} to judge by")
+    clock("learning a probe")
     trials = [try_probe(network, sample, near, use, valid, window, coverage, seed)]
-    if epochs: trials.append(try_finetuning(network, train, valid, _present(near, use), epochs, coverage, seed, device))
-    for t in trials: say(f"{t.way}: macro-F1 {100 * t.score:.1f} % on the blocks to choose by, {spell(t.seconds)}")
+    clock(_scored(trials[0]))
+    if epochs:
+        clock(f"fine-tuning, at most {epochs} epochs at each of {len(SCHEDULES['frugal'].rates)} rates")
+        trials.append(try_finetuning(network, train, valid, _present(near, use), epochs, coverage, seed, device, clock.epoch))
+        clock(_scored(trials[1]))
     best = max(trials, key=lambda t: t.score - MARGIN * (t.way != "probe"))
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
+    clock(f"judging the {best.way}")
     judged = judge(best.predictor, test)
+    clock("drawing the map")
     maps = predict_scene(source, best.predictor, part / "map", check="off", progress=False)
     (best.predictor if best.way == "probe" else best.predictor.tuned).save(part / "model")
     text = _page(best, trials, judged, maps, source, near)
@@ -150,6 +180,7 @@ def make_map(
     (part / "report.json").write_text(json.dumps({"way": best.way, "tried": {t.way: t.score for t in trials}, **judged}, indent=1) + "\n")
     del maps
     part.replace(out)
+    clock("ready")
     return text
 
 # %% ../nbs/17f_mapping.ipynb #2366da62
@@ -169,20 +200,12 @@ def _present(label: Label, use: np.ndarray) -> dict[int, str]:
     "Classes among the pixels to learn from."
     return {c: n for c, n in label.classes.items() if ((label.values == c) & (use == TRAIN)).any()}
 
-def _forecast(source: Source, model: OlmoEarth, sample: Sample, window: int, train: int, epochs: int) -> str:
-    "How long it will take, from one batch of windows."
-    names = [m for m in sample.modalities if m in model.config.inputs]
-    if not names: raise InputError(f"the scene has {', '.join(sample.modalities)}, the model reads {', '.join(model.config.inputs)}; give it one of those")
-    for _ in range(2):
-        start = time.perf_counter()
-        embed_windows([sample.select(names).crop(0, 0, window)] * 8, model.eval(), 4)
-        each = (time.perf_counter() - start) / 8
-    windows = source.shape[0] * source.shape[1] / window ** 2
-    plan = SCHEDULES["frugal"]
-    steps = len(plan.rates) * 3 * train * epochs * (1 - plan.frozen)                 # forward and backward; frozen epochs use features that are kept
-    learn = each * (sample.height * sample.width / window ** 2 + steps)
-    draw = each * windows * (4 / 3) ** 2                                            # windows overlap by a quarter
-    return f"{source.shape[0]} x {source.shape[1]} px, {train} windows to learn from: about {spell(learn)} to learn, {spell(draw)} to draw"
+def _readable(model: OlmoEarth, sample: Sample) -> None:
+    "Raise InputError where the scene has nothing that the model reads."
+    if not set(sample.modalities) & set(model.config.inputs):
+        raise InputError(f"the scene has {', '.join(sample.modalities)}, the model reads {', '.join(model.config.inputs)}; give it one of those")
+
+def _scored(trial: Trial) -> str: return f"{trial.way}: macro-F1 {100 * trial.score:.1f} % on the blocks to choose by, learned in {spell(trial.seconds)}"
 
 def judge(
     predictor: Any,

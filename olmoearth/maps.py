@@ -100,6 +100,7 @@ def rgb(
 ) -> Panel:
     "True colour. Raises InputError where Sentinel-2 or the date is not there."
     name = "sentinel2_l2a"
+    if not isinstance(sample, Sample): raise InputError(f"rgb draws a Sample, not {type(sample).__name__} {str(sample)[:40]!r}; read one: oe.rgb(oe.read_scene('FOLDER'))")
     if name not in sample.arrays: raise InputError(f"true colour needs {name}; the sample has {', '.join(sample.modalities) or 'nothing'}")
     time = clearest(sample) if time is None else time
     if not -sample.n_times <= time < sample.n_times: raise InputError(f"{name} has dates 0..{sample.n_times - 1}, not {time}")

@@ -23,7 +23,7 @@ from .pretrained import code_version, load
 from .samples import InputError, Sample, centres
 from .settings import pick_device, pick_dtype, require
 from .sources import Reader, Source, open_scene
-from .stores import NUMBERS, Spec, Store, is_finished, open_embedding
+from .stores import NUMBERS, Spec, Store, checked_out, is_finished, open_embedding
 from .tokens import Layout
 from .windows import Block, Grid
 
@@ -134,6 +134,7 @@ def _check_result(out: Any, dtype: str, client: Any) -> None:
     if dtype not in NUMBERS: raise InputError(f"dtype={dtype!r}; use one of {', '.join(NUMBERS)}, or precision={dtype!r} for the matrix products")
     if out is not None and not isinstance(out, (str, Path)): raise InputError(f"out={out!r} is no path; write patch_size={out!r} if that was meant")
     if out is None and dtype.startswith("int8"): raise InputError(f"dtype={dtype!r} is for files; give out='NAME.zarr', or use olmoearth.stores.pack")
+    if out is not None: checked_out(out, dtype)
     if client is not None and out is None: raise InputError("a dask client writes to disk; give out='NAME.zarr'")
 
 def _means(job: Job, model: OlmoEarth, centre: bool | np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@
 
 # %% ../nbs/39_starters.ipynb #093dcb1f
 from __future__ import annotations
+import errno
 import keyword
 import shlex
 from collections.abc import Iterable, Sequence
@@ -36,9 +37,15 @@ def checked_name(
         raise ParameterError(f"{name!r} is not a name that Python can use (letters, digits and _, no digit first); try {near}")
     if keyword.iskeyword(name): raise ParameterError(f"{name!r} is a word of Python's own; try my_{name.lower()}")
     if name in taken: raise ParameterError(f"the name {name!r} is taken: olmoearth has one of that name; try my_{name}")
-    home = Path(folder)
-    if not home.is_dir(): raise ParameterError(f"there is no folder {str(folder)!r}; make it first: mkdir -p {shlex.quote(str(folder))}")
-    if (file := home / f"{name}.ipynb").exists(): raise ParameterError(f"{file} exists and is left as it is; choose another name, or remove it first")
+    home, file = Path(folder), Path(folder) / f"{name}.ipynb"
+    try:
+        if barrier := next((p for p in (home, *home.parents) if p.exists() and not p.is_dir()), None):
+            raise ParameterError(f"{barrier} is a file, not a folder; name another one with --folder")
+        if not home.is_dir(): raise ParameterError(f"there is no folder {str(folder)!r}; make it first: mkdir -p {shlex.quote(str(folder))}")
+        if file.exists(): raise ParameterError(f"{file} exists and is left as it is; choose another name, or remove it first")
+    except OSError as err:
+        if err.errno == errno.ENAMETOOLONG: raise ParameterError(f"the name has {len(name)} letters, more than a file may have here; choose a shorter one") from None
+        raise ParameterError(f"cannot look into {str(folder)!r}: {(err.strerror or str(err)).lower()}; name a folder of your own with --folder") from None
     return file
 
 # %% ../nbs/39_starters.ipynb #a7fa402d

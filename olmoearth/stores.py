@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # %% auto #0
-__all__ = ['NUMBERS', 'EMPTY', 'pack', 'unpack', 'Spec', 'Store', 'is_finished', 'attributes', 'write_cog', 'stac_item',
-           'open_embedding']
+__all__ = ['NUMBERS', 'EMPTY', 'pack', 'unpack', 'Spec', 'checked_out', 'Store', 'is_finished', 'attributes', 'write_cog',
+           'stac_item', 'open_embedding']
 
 # %% ../nbs/15b_stores.ipynb #87ee6bda
 NUMBERS: Mapping[str, tuple[str, str]] = {   # name -> type on disk, what becomes of a vector
@@ -122,6 +122,19 @@ class Spec:
         return min(x for x, _ in corners), min(y for _, y in corners), max(x for x, _ in corners), max(y for _, y in corners)
 
 # %% ../nbs/15b_stores.ipynb #571da4bf
+def checked_out(
+    out: str | Path,   # NAME.zarr, or NAME.tif
+    dtype: str,        # one of NUMBERS
+) -> Path:
+    "Where a store will be. Raises InputError for another kind of file or of number, and for numbers that a GeoTIFF cannot hold; nothing is read or written."
+    out = Path(out)
+    if dtype not in NUMBERS: raise InputError(f"dtype={dtype!r}; use one of {', '.join(NUMBERS)}")
+    if out.suffix not in (".zarr", ".tif"): raise InputError(f"{out.name} is no name of a store; end it with .zarr, or .tif for a GeoTIFF")
+    if out.suffix == ".tif" and dtype not in ("float32", "int8-unit"):
+        raise InputError(f"dtype={dtype!r} cannot be held by a GeoTIFF here; use float32 or int8-unit, or a .zarr")
+    return out
+
+
 @dataclass(frozen=True)
 class Store:
     "A store that is being written. Any number of processes may write blocks of it."
@@ -139,9 +152,7 @@ class Store:
         "A new store, or the one that was cut off. Raises InputError for a finished one, other settings, or a place that cannot be written."
         store = Store(Path(out), spec)
         page, text = store.part / "spec.json", spec.text
-        if store.out.suffix not in (".zarr", ".tif"): raise InputError(f"{store.out.name} is no name of a store; end it with .zarr, or .tif for a GeoTIFF")
-        if store.out.suffix == ".tif" and spec.dtype not in ("float32", "int8-unit"):
-            raise InputError(f"dtype={spec.dtype!r} cannot be held by a GeoTIFF here; use float32 or int8-unit, or a .zarr")
+        checked_out(store.out, spec.dtype)
         if store.out.exists(): raise InputError(f"{store.out} exists and was made in another way; remove it, or choose another name")
         try: store.part.mkdir(parents=True, exist_ok=True)
         except OSError as err: raise InputError(f"{store.out.parent} cannot be written ({err.strerror}); choose another folder") from None

@@ -330,6 +330,14 @@ def test_the_command_from_end_to_end(tmp_path):
     assert row["most"] == 20 and (tmp_path / "out/m-eurosat-seed-0.html").stat().st_size > 10_000 and (tmp_path / "out/metrics.parquet").exists()
 
 
+@pytest.mark.parametrize("name", sorted({t.reader: t.name for t in tasks() if t.kind != "detection" and t.metric}.values()))
+def test_the_command_looks_into_the_folder_before_it_runs_a_notebook(tmp_path, name):
+    (wrong := tmp_path / "wrong").mkdir()
+    (wrong / "thesis.tex").touch()
+    done = CliRunner().invoke(app, ["benchmark", name, "--data", str(wrong), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1 and done.output.count("\n") == 1 and "stopped in cell" not in done.output and not (tmp_path / "out").exists(), done.output
+
+
 def test_the_command_lists_the_tasks_and_says_what_is_wrong(tmp_path):
     for words in (["benchmark"], ["benchmark", "list"], ["benchmark", "--list"]):
         done = CliRunner().invoke(app, words)

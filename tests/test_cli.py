@@ -77,6 +77,22 @@ def test_bad_command_lines_are_refused_without_a_traceback(words, said):
     assert answer.exit_code in (1, 2) and said in answer.output and "Traceback" not in answer.output
 
 
+def test_every_description_of_the_list_is_whole():
+    from olmoearth.doctor import app as all_commands
+    shown = CliRunner().invoke(all_commands, ["--help"], terminal_width=80)
+    lines = shown.output.partition("Commands:\n")[2].splitlines()
+    assert shown.exit_code == 0 and len(lines) == len(all_commands.registered_commands) and all(line.endswith(".") and not line.endswith("..") for line in lines), shown.output
+
+
+@pytest.mark.parametrize("out, dtype, said", [("e.tif", "int8", "dtype='int8' cannot be held by a GeoTIFF here; use float32 or int8-unit, or a .zarr"),
+                                              ("e.tif", "float16", "use float32 or int8-unit"), ("e.png", "float32", "end it with .zarr, or .tif"),
+                                              ("e.zarr", "int7", "use one of float32, float16, int8, int8-unit")])
+def test_embed_refuses_a_result_that_cannot_be_before_it_reads_anything(tmp_path, out, dtype, said):
+    from olmoearth.embed import app as with_embed
+    answer = CliRunner().invoke(with_embed, ["embed", str(tmp_path / "no scene"), str(tmp_path / out), "--dtype", dtype, "--model", "no-model"])
+    assert answer.exit_code == 1 and said in answer.output and answer.output.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
 def test_a_wrong_setting_is_said_in_one_line(monkeypatch):
     monkeypatch.setenv("OLMOEARTH_DEVICE", "tpu9")
     answer = CliRunner().invoke(app, ["info"])

@@ -1,13 +1,20 @@
-"""The page of lessons names every lesson, and what opens them elsewhere asks for nothing that is not there."""
+"""The page of lessons names every lesson, what opens them elsewhere asks for nothing that is not there, and errors name lessons that there are."""
 import ast
 import json
 import re
 import subprocess
 import sys
 import tomllib
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from olmoearth.checks import InputWarning
+from olmoearth.guide import LESSONS, Place, chapter_of, explained, install, told_as
+from olmoearth.settings import MissingExtra, get_settings, require
+from olmoearth.starters import checked_name
 
 TOP = Path(__file__).resolve().parent.parent
 TEXT = (TOP / "tutorials/README.md").read_text(encoding="utf-8")
@@ -77,3 +84,56 @@ def test_binder_files_are_of_the_form_that_binder_reads():
 
 
 def test_what_was_not_run_here_says_so(): assert all("not run here" in text for text in (TEXT, (BINDER / "postBuild").read_text(), (BINDER / "colab.py").read_text()))
+
+
+PLACES = sorted({(p.file, p.section) for p in LESSONS.values() if p.file})
+
+
+@pytest.mark.parametrize("file, section", PLACES)
+def test_a_lesson_that_an_error_names_is_there_with_its_section(file, section):
+    text = (TOP / file).read_text(encoding="utf-8")
+    if not section: return
+    heads = [line for c in json.loads(text)["cells"] if c["cell_type"] == "markdown" for line in "".join(c["source"]).splitlines() if line.startswith("## ")]
+    assert any(re.match(rf"## {section}\b", h) for h in heads), heads
+
+
+def explained_of(call) -> str:
+    "Where the error of a call is explained."
+    with pytest.raises(Exception) as caught: call()
+    return explained(caught.value)
+
+
+def test_faults_of_an_installation_are_explained_too(tmp_path):
+    (tmp_path / "settings.ini").write_text("no section\n")
+    assert explained_of(lambda: get_settings(tmp_path)) == "nbs/00_settings.ipynb"
+    assert explained_of(lambda: require("no_such_module", "maps")) == "README.md"
+    assert explained_of(lambda: checked_name("two words", tmp_path)) == "nbs/39_starters.ipynb"
+
+
+def test_an_error_of_somebody_else_or_none_at_all_has_no_lesson():
+    assert explained_of(lambda: int("x")) == explained_of(lambda: json.loads("{")) == ""
+    assert explained(KeyboardInterrupt()) == explained(ValueError("never raised")) == ""
+    assert chapter_of("no_such_module") == Place("") and told_as(Place("")) == ""
+    assert told_as(Place("tutorials/99_none.ipynb")) == ""                                    # neither the lesson nor a chapter: silence, not a wrong address
+
+
+class Shell:
+    "What `install` asks of IPython."
+    def __init__(self): self.after, self.events = [], self
+    def register(self, name, what): self.after.append((name, what))
+
+
+def test_the_line_comes_once_a_cell_and_a_cell_without_error_gets_none(capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)                        # put back afterwards
+    shell = Shell()
+    install(shell)
+    install(shell)
+    [(event, after)] = shell.after
+    def cell(err): after(SimpleNamespace(error_in_exec=err)); return capsys.readouterr().out
+    try: require("no_such_module", "maps")
+    except MissingExtra as err: missing = err
+    assert event == "post_run_cell" and cell(missing) == cell(missing) == "Explained in README.md\n" and cell(None) == cell(ValueError("x")) == ""
+    after(SimpleNamespace())                                                                  # a result of an older IPython
+    for _ in range(2): warnings.showwarning(InputWarning("odd values"), InputWarning, "file.py", 1)
+    warnings.showwarning(UserWarning("of another"), UserWarning, "file.py", 1)
+    assert capsys.readouterr().err.count("Explained in nbs/02b_checks.ipynb\n") == 1

@@ -58,6 +58,12 @@ def test_stretch_clips_and_leaves_gaps_out():
     assert (stretch(np.where(np.eye(3), np.inf, 1.0))[np.eye(3, dtype=bool), 3] == 0).all()
 
 
+@pytest.mark.parametrize("thing", [5, None, "my/folder", np.zeros((4, 4, 3))])
+def test_rgb_of_what_is_no_sample_is_refused_in_one_line(thing):
+    with pytest.raises(InputError, match=r"rgb draws a Sample, not .*; read one: oe.rgb\(oe.read_scene\('FOLDER'\)\)") as caught: rgb(thing)
+    assert "\n" not in str(caught.value)
+
+
 def test_rgb_takes_red_green_blue_of_the_clearest_date_and_hides_gaps():
     s = scene()
     s.arrays["sentinel2_l2a"][:, :, 1, 2] += 20000 * (np.arange(32) > 15)[None].astype(np.int16)   # B04 is band 2
