@@ -13,7 +13,8 @@ from olmoearth.settings import rng
 EXPERIMENTS = [p.stem for p in sorted(experiments_home().glob("*.ipynb")) if "smoke" in read_parameters(p)]
 ARMS = {"pretrain": {"target": "momentum", "depth": -1, "masking": "whole_sensors", "alone": True},
         "projection": {"target": "pca"}, "shift": {"trained": "north"}, "linear_probe": {"steps": 0}, "sim_nano": {"contrast": 0.05},
-        "scaling": {"size": "half_tiny"}, "beyond_earth": {"target": "momentum"}, "climate": {"weather": "daily"}}
+        "scaling": {"size": "half_tiny"}, "beyond_earth": {"target": "momentum"}, "climate": {"weather": "daily"},
+        "photos": {"photos": "all"}}
 DATA = {"beyond_earth": "digits, 1000 pictures"}   # what an experiment learns from, where that is not the simulated Earth
 
 
@@ -62,7 +63,8 @@ def test_a_larger_size_takes_fewer_steps_for_the_same_work(home, monkeypatch):
 
 
 @pytest.mark.parametrize("name, arm, says", [("scaling", {"size": "giant"}, "use one of half_nano"), ("scaling", {"rates": "fast"}, "write numbers with commas between"),
-                                             ("beyond_earth", {"target": "vq"}, "use one of frozen, momentum, pixels"), ("beyond_earth", {"data": "no/where"}, "is not a folder")])
+                                             ("beyond_earth", {"target": "vq"}, "use one of frozen, momentum, pixels"), ("beyond_earth", {"data": "no/where"}, "is not a folder"),
+                                             ("photos", {"photos": "many"}, "use one of none, some, all"), ("photos", {"model": "large"}, "use trained, untrained or pixels")])
 def test_a_bad_choice_gets_one_line_before_anything_is_trained(name, arm, says):
     here: dict = {}
     with pytest.raises(InputError, match=says) as caught:
@@ -81,3 +83,14 @@ def test_pictures_of_ones_own_go_through_the_experiment(home, monkeypatch):
         Image.fromarray(rng(0, "own", i).integers(100 * (i % 2), 100 + 100 * (i % 2), (32, 40, 3)).astype("uint8")).save(path)
     numbers, _ = run("beyond_earth", home, monkeypatch, data=str(home / "own"), target="pixels")
     assert numbers["linear_pixels"] == 100 and numbers["linear"] > 90
+
+
+def test_photos_change_what_reads_them_and_a_rerun_gives_the_same(home, monkeypatch, tmp_path):
+    numbers, history = run("photos", home, monkeypatch, photos="all")
+    monkeypatch.setenv("OLMOEARTH_CACHE_DIR", str(home / "cache"))
+    [again] = plan(find_experiment("photos"), tmp_path, {"smoke": True}, arms=[{"photos": "all"}])
+    assert run_grid([again]) == {}
+    pd.testing.assert_series_equal(pd.read_parquet(again.folder / "metrics.parquet").iloc[0], numbers)
+    assert pd.read_parquet(again.folder / "history.parquet")["loss"].equals(history["loss"])
+    none, _ = run("photos", home, monkeypatch, photos="none")
+    assert none["linear"] == none["linear_told"] == none["linear_hand"] and none["linear_tokens"] == none["linear"] and "linear_alone" not in none
