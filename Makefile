@@ -7,6 +7,8 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-
 WORKERS ?= 3
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# what is compiled once stays compiled: with this set, each of a hundred Pythons would compile torch anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test gpu lab export readme docs check grids sync clean
 
