@@ -25,7 +25,8 @@ class Place(NamedTuple):
 
 _T = "tutorials/{}.ipynb".format
 _TOUR, _START, _MASKS, _EMBEDDINGS = map(_T, ("00_tour", "01_quickstart", "02_masks", "03_embeddings"))
-_MAP, _BENCHMARK, _TARGETS, _FAILS = map(_T, ("04_scene_to_map", "05_benchmark", "06_targets_and_losses", "08_when_it_fails"))
+_MAP, _BENCHMARK, _TARGETS = map(_T, ("04_scene_to_map", "05_benchmark", "06_targets_and_losses"))
+_IDEA, _FAILS = map(_T, ("07_your_own_mask", "08_when_it_fails"))
 
 LESSONS: Mapping[str, Place] = {
     "NonFiniteLoss": Place(_FAILS), "HealthWarning": Place(_FAILS), "InputWarning": Place("nbs/02b_checks.ipynb"), "SettingError": Place("nbs/00_settings.ipynb"),
@@ -41,6 +42,7 @@ LESSONS: Mapping[str, Place] = {
     "tasks": Place(_BENCHMARK, 1), "readers": Place(_BENCHMARK, 2), "chips": Place(_BENCHMARK, 2), "geobench": Place(_BENCHMARK, 2), "benchmark": Place(_BENCHMARK, 3),
     "protocol": Place(_BENCHMARK, 3), "beside": Place(_BENCHMARK, 5),
     "targets": Place(_TARGETS), "learned": Place(_TARGETS), "losses": Place(_TARGETS), "pixels": Place(_TARGETS),
+    "grids": Place(_IDEA, 4), "bundles": Place(_IDEA, 5), "reports": Place(_IDEA, 5),
     "health": Place(_FAILS), "watch": Place(_FAILS)}
 
 # %% ../nbs/35a_guide.ipynb #e6e609e5
