@@ -151,7 +151,8 @@ class Pen:
         self.browser = browser
         self.corners: list[tuple[float, float]] = []   # longitude, latitude
         self.sketch: list[Any] = []                    # what is seen of it: the first corner, and lines
-        self.button = browser.widgets.ToggleButton(description="polygon", tooltip="draw a polygon: click its corners, then the first one, or this button again", layout={"width": "90px"})
+        self.button = browser.widgets.ToggleButton(description="polygon", layout={"width": "90px"},
+                                                   tooltip="draw a polygon: click its corners, then the first one, or this button again")
         self.button.observe(lambda e: self._pressed(e["new"]), "value")
 
     def _pressed(self, on: bool) -> None:
@@ -176,7 +177,8 @@ class Pen:
         b, self.corners = self.browser, corners
         for part in self.sketch: b.map.remove(part)
         places = [(lat, lon) for lon, lat in corners]
-        self.sketch = [b.leaflet.CircleMarker(location=places[0], radius=5, color=ORANGE, weight=2, fill=False), b.leaflet.Polyline(locations=places, color=ORANGE, weight=2, fill=False)] if places else []
+        look: dict[str, Any] = {"color": ORANGE, "weight": 2, "fill": False}
+        self.sketch = [b.leaflet.CircleMarker(location=places[0], radius=5, **look), b.leaflet.Polyline(locations=places, **look)] if places else []
         for part in self.sketch: b.map.add(part)
 
     def close(self) -> None:

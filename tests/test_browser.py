@@ -132,7 +132,8 @@ def test_a_large_scene_is_drawn_for_the_view_and_what_is_wrong_is_said(lab):
     shown, whole = (ast.literal_eval(run(page, f"[[float(v) for v in p] for p in {b}]")) for b in ("canvas.shown['Steps'].bounds", "canvas.bounds"))
     assert shown[1][0] - shown[0][0] < .8 * (whole[1][0] - whole[0][0]), "a part only"
     rows, cols = np.mgrid[:3000, :3000]
-    steps = BandLayer(((rows // 300 + cols // 300) % 7 + .5 * (rows % 2)).astype(np.float32), "viridis", "m", name="Steps", crs="EPSG:32632", transform=(10, 0, 3e5, 0, -10, 5.4e6))
+    values = ((rows // 300 + cols // 300) % 7 + .5 * (rows % 2)).astype(np.float32)
+    steps = BandLayer(values, "viridis", "m", name="Steps", crs="EPSG:32632", transform=(10, 0, 3e5, 0, -10, 5.4e6))
     view = ast.literal_eval(run(page, "[[float(v) for v in p] for p in canvas.shown['Steps'].drawn_for]"))
     image, bounds = on_screen(steps, tuple(map(tuple, view)), 1024)
     np.testing.assert_allclose(bounds, shown, atol=1e-9)

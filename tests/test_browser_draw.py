@@ -1,21 +1,21 @@
 """Polygons drawn by hand, and an explorer that follows a training, in JupyterLab and Chromium."""
 from browser import click_map, errors, open_notebook, run, shot, source, until, wait_for_change, wait_for_overlay
-from test_browser_explorer import SCENE, at, cells, mode   # noqa: F401
+from test_browser_explorer import SCENE, at, cells, mode   # noqa: F401 (a fixture)
 
 
-def draw_polygon(page, cells, corners, canvas="explorer.canvas"):
+def draw_polygon(page, ground, corners, canvas="explorer.canvas"):
     "Press the button, click each corner, and the first again."
     page.get_by_role("button", name="polygon", exact=True).click()
     until(page, f"{canvas}._ui.pen.button.value", "True")
     for i, corner in enumerate(corners):
-        click_map(page, *at(cells, *corner), canvas)
+        click_map(page, *at(ground, *corner), canvas)
         until(page, f"len({canvas}._ui.pen.corners)", str(i + 1))
     shot(page, "polygon", ".jp-OutputArea-output .jupyter-widgets")
-    click_map(page, *at(cells, *corners[0]), canvas)
+    click_map(page, *at(ground, *corners[0]), canvas)
     until(page, f"{canvas}._ui.pen.button.value", "False")
 
 
-def test_a_polygon_drawn_by_hand_is_one_label_and_its_corners_are_none(lab, cells):
+def test_a_polygon_drawn_by_hand_is_one_label_and_its_corners_are_none(lab, cells):   # noqa: F811
     page = lab.page(1280, 1200)
     open_notebook(page, [SCENE, 'explorer = Explorer(scene, height="420px")\nseen = []\nexplorer.canvas.on_click(lambda *a: seen.append(a[:2]))\nexplorer'])
     until(page, "explorer.cells is not None", "True")

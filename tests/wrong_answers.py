@@ -12,6 +12,10 @@ cast = ("@strategy('overcast')\ndef overcast(layout, missing, generator, share: 
         "    grey = {}\n    hidden = grey[:, layout.time.clamp(min=0)] & layout.where({})\n"
         "    return at_least_one(finish(torch.where(hidden, Role.DECODE, Role.ENCODE).to(torch.int8), layout, missing, MAPS), layout, generator)\nanswer_2 = 'overcast'")
 drawn, optical = "torch.rand(len(missing), layout.n_times, generator=generator)", "'sentinel2_l2a', 'landsat'"
+scattered = """def answer_1(layout, missing, generator, share=.5):
+    rank = torch.rand(len(missing), layout.n_times, generator=generator).argsort(1).argsort(1)
+    gone = (rank < round(share * layout.n_times))[:, layout.time.clamp(min=0)] & layout.where("sentinel2_l2a", "landsat")
+    return torch.where(gone, Role.DECODE, Role.ENCODE).to(torch.int8)"""                            # no run
 
 WRONG: dict[str, dict[int, list[str]]] = {
     "00_tour": {
@@ -81,8 +85,7 @@ WRONG: dict[str, dict[int, list[str]]] = {
         1: ["answer_1 = season",                                                                  # radar goes, too
             winter.replace("(len(missing), 1)", "(1, 1)"),                                        # one run for the whole batch
             winter.replace('"sentinel2_l2a", "landsat"', '"sentinel2_l2a"'),
-            "def answer_1(layout, missing, generator, share=.5):\n    months = torch.rand(len(missing), layout.n_times, generator=generator).argsort(1).argsort(1) < round(share * layout.n_times)\n"
-            "    gone = months[:, layout.time.clamp(min=0)] & layout.where('sentinel2_l2a', 'landsat')\n    return torch.where(gone, Role.DECODE, Role.ENCODE).to(torch.int8)",    # scattered months
+            scattered,
             winter.replace("gone |", "(gone & (layout.row == 0)) |")],                            # half of the places
         2: ["answer_2 = {k: 'higher' if np.mean(d) > 0 else 'lower' for k, d in differences.items()} | {'knn': 'surely'}",
             "answer_2 = {k: 'cannot tell' if min(d) > 0 or max(d) < 0 else 'higher' for k, d in differences.items()}",
