@@ -138,7 +138,7 @@ def test_a_large_scene_is_drawn_for_the_view_and_what_is_wrong_is_said(lab):
     image, bounds = on_screen(steps, tuple(map(tuple, view)), 1024)
     np.testing.assert_allclose(bounds, shown, atol=1e-9)
     digest = lambda a: hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()
-    assert run(page, "__import__('hashlib').sha256(np.ascontiguousarray(canvas.shown['Steps'].image).tobytes()).hexdigest()") == repr(digest(image))    # the core's window, to the bit
+    assert run(page, "__import__('hashlib').sha256(np.ascontiguousarray(canvas.shown['Steps'].image).tobytes()).hexdigest()") == repr(digest(image))
     got = overlay_pixels(page)                                                      # as WebP, which is not exact
     apart = np.abs(got[image[..., 3] > 0].astype(int) - image[image[..., 3] > 0])
     assert got.shape == image.shape and apart.mean() < 4 and np.percentile(apart, 95) < 16
