@@ -42,7 +42,7 @@ LESSONS: Mapping[str, Place] = {
     "tasks": Place(_BENCHMARK, 1), "readers": Place(_BENCHMARK, 2), "chips": Place(_BENCHMARK, 2), "geobench": Place(_BENCHMARK, 2), "benchmark": Place(_BENCHMARK, 3),
     "protocol": Place(_BENCHMARK, 3), "beside": Place(_BENCHMARK, 5),
     "targets": Place(_TARGETS), "learned": Place(_TARGETS), "losses": Place(_TARGETS), "pixels": Place(_TARGETS),
-    "grids": Place(_IDEA, 4), "bundles": Place(_IDEA, 5), "reports": Place(_IDEA, 5),
+    "grids": Place(_IDEA, 4), "arms": Place(_IDEA, 4), "bundles": Place(_IDEA, 5), "reports": Place(_IDEA, 5),
     "health": Place(_FAILS), "watch": Place(_FAILS)}
 
 # %% ../nbs/35a_guide.ipynb #e6e609e5
@@ -60,14 +60,12 @@ def chapter_of(
 
 # %% ../nbs/35a_guide.ipynb #644dd88a
 def told_as(
-    place: Place,            # what the table says
-    instead: Place | None = None,   # what to name where the file is not in the checkout
+    place: Place,                      # what the table says
     top: Path | None = _HERE.parent,   # of the repository; None: there is none
-) -> str:                    # "" for no place
+) -> str:                              # "" for no place
     "A place in words."
-    checkout = top is not None and (top / "pyproject.toml").is_file()
-    if checkout and place.file and not (top / place.file).is_file(): place = instead or Place("")     # type: ignore
     if not place.file: return ""
+    checkout = top is not None and (top / "pyproject.toml").is_file()
     section = f", section {place.section}" if place.section else ""
     if checkout: return place.file + section
     kind, _, name = place.file.removesuffix(".ipynb").rpartition("/")
@@ -105,7 +103,7 @@ def explained(
     module = ours[-1] if ours else type(err).__module__.removeprefix("olmoearth.")
     place = _by_class(type(err))
     if place is None: place = LESSONS.get(module) or chapter_of(module)
-    return told_as(place, chapter_of(module))
+    return told_as(place)
 
 # %% ../nbs/35a_guide.ipynb #9873a04f
 def install(
@@ -126,6 +124,6 @@ def install(
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, text: str | None = None) -> None:
         shown(message, category, filename, lineno, file, text)
         place = _by_class(category)
-        if place is not None: line(told_as(place, chapter_of(category.__module__.removeprefix("olmoearth."))), file or sys.stderr)
+        if place is not None: line(told_as(place), file or sys.stderr)
     shell.events.register("post_run_cell", after)
     warnings.showwarning = show

@@ -114,7 +114,6 @@ def test_an_error_of_somebody_else_or_none_at_all_has_no_lesson():
     assert explained_of(lambda: int("x")) == explained_of(lambda: json.loads("{")) == ""
     assert explained(KeyboardInterrupt()) == explained(ValueError("never raised")) == ""
     assert chapter_of("no_such_module") == Place("") and told_as(Place("")) == ""
-    assert told_as(Place("tutorials/99_none.ipynb")) == ""                                    # neither the lesson nor a chapter: silence, not a wrong address
 
 
 class Shell:
