@@ -6,6 +6,9 @@ SEEN = re.compile(r"\*In the pictures?[:.]?\*[:.]?\s*(.+?)(?:\n\s*\n|$)", re.S) 
 SHOWS = re.compile(r"\b(pictures?|below|left|right|colou?rs?|bright|dark|blue|red|orange|grey|green|yellow|curves?|dots?|bars?|squares?|panels?|rows?|columns?|shows?|shown)"
                    r"\b", re.I)
 MOST = 300
+DRAWN_BY = {   # pictures of every report: what such a picture holds; its numbers stand in the table beside it
+    r"\bplot_arms\(": "A panel for each quantity and a line for each arm: a dot for each seed, a stroke at their mean, a bar over their range or interval. The table above has the numbers.",
+    r"\bcurves\(": "A panel for each quantity over the steps of the training, a line for each arm: the mean over its seeds."}
 
 
 def plain(text: str) -> str:
@@ -45,6 +48,7 @@ def describe(cells: list, i: int) -> str:
     if found := SEEN.search(after): return short(sentences(plain(found[1])))
     if (found := SEEN.search(before)) and not (i >= 2 and pictured(cells[i - 2])): return short(sentences(plain(found[1])))
     head = heading(cells, i)
+    if drawn := next((text for call, text in DRAWN_BY.items() if re.search(call, cells[i].source)), ""): return f"{head}. {drawn}"
     tail = [p for p in plain(SEEN.sub("", before)).split("\n\n") if p.strip()][-1:]
     first = [] if after.lstrip().startswith("#") else [p for p in plain(after).split("\n\n") if p.strip()][:1]
     for paragraph in (*first, *tail):
