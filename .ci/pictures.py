@@ -7,7 +7,8 @@ SHOWS = re.compile(r"\b(pictures?|below|left|right|colou?rs?|bright|dark|blue|re
                    r"\b", re.I)
 MOST = 300
 DRAWN_BY = {   # pictures of every report: what such a picture holds; its numbers stand in the table beside it
-    r"\bplot_arms\(": "A panel for each quantity and a line for each arm: a dot for each seed, a stroke at their mean, a bar over their range or interval. The table above has the numbers.",
+    r"\bplot_arms\(": "A panel for each quantity and a line for each arm: a dot for each seed, a stroke at their mean, a bar over their range or interval. "
+                        "The table above has the numbers.",
     r"\bcurves\(": "A panel for each quantity over the steps of the training, a line for each arm: the mean over its seeds."}
 
 
