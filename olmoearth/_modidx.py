@@ -1448,6 +1448,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'olmoearth.photos._spots': ('photos.html#_spots', 'olmoearth/photos.py'),
                                   'olmoearth.photos._standing': ('photos.html#_standing', 'olmoearth/photos.py'),
                                   'olmoearth.photos.add_photo': ('photos.html#add_photo', 'olmoearth/photos.py'),
+                                  'olmoearth.photos.exchange_photos': ('photos.html#exchange_photos', 'olmoearth/photos.py'),
                                   'olmoearth.photos.lay_beside': ('photos.html#lay_beside', 'olmoearth/photos.py'),
                                   'olmoearth.photos.leaf_noise': ('photos.html#leaf_noise', 'olmoearth/photos.py'),
                                   'olmoearth.photos.photo_of': ('photos.html#photo_of', 'olmoearth/photos.py'),

@@ -22,7 +22,8 @@ from .weather import place_of
 
 # %% auto #0
 __all__ = ['PX', 'METRES', 'LOOKS', 'SPOT', 'PHOTO', 'FINE', 'Look', 'Plot', 'plots_of', 'leaf_noise', 'photo_of',
-           'photo_statistics', 'add_photo', 'Photographed', 'Parcels', 'Views', 'views_of', 'lay_beside']
+           'photo_statistics', 'add_photo', 'Photographed', 'Parcels', 'exchange_photos', 'Views', 'views_of',
+           'lay_beside']
 
 # %% ../nbs/38_photos.ipynb #0c1e0bc6
 PX, METRES = 48, 1.92    # pixels and metres along a side of a photo
@@ -241,6 +242,18 @@ class Parcels:
         down, right = found[int(rng(self.seed, "parcel", index).integers(len(found)))] - SPOT
         s = self.world.window(row + int(down), col + int(right), self.size, year, self.months, self.sensors)
         return replace(s, labels={k: s.labels[k] for k in ("land_cover", "crop")}, attrs={**s.attrs, "parcel": crop})
+
+# %% ../nbs/38_photos.ipynb #1c532b2e
+def exchange_photos(
+    samples: Sequence[Sample],   # two or more, with photos
+    seed: int = 0,               # of who gets whose
+) -> list[Sample]:
+    "Each window with the photo of another one. Raises InputError where there is no other."
+    if len(samples) < 2: raise InputError(f"{len(samples)} windows have no photos to exchange; give two or more")
+    order = rng(seed, "exchange", len(samples)).permutation(len(samples))
+    giver = {int(i): samples[int(j)] for i, j in zip(order, np.roll(order, 1), strict=True)}
+    part = lambda kind, s, name=PHOTO.name: {name: getattr(s, kind)[name]} if name in getattr(s, kind) else {}
+    return [replace(s, arrays={**s.arrays, **part("arrays", giver[i])}, missing={**s.missing, **part("missing", giver[i])}) for i, s in enumerate(samples)]
 
 # %% ../nbs/38_photos.ipynb #88ed44b6
 class Views(NamedTuple):

@@ -64,7 +64,8 @@ def test_a_larger_size_takes_fewer_steps_for_the_same_work(home, monkeypatch):
 
 @pytest.mark.parametrize("name, arm, says", [("scaling", {"size": "giant"}, "use one of half_nano"), ("scaling", {"rates": "fast"}, "write numbers with commas between"),
                                              ("beyond_earth", {"target": "vq"}, "use one of frozen, momentum, pixels"), ("beyond_earth", {"data": "no/where"}, "is not a folder"),
-                                             ("photos", {"photos": "many"}, "use one of none, some, all"), ("photos", {"model": "large"}, "use trained, untrained or pixels")])
+                                             ("photos", {"photos": "many"}, "use one of none, some, all, other"),
+                                             ("photos", {"model": "large"}, "use trained, untrained or pixels")])
 def test_a_bad_choice_gets_one_line_before_anything_is_trained(name, arm, says):
     here: dict = {}
     with pytest.raises(InputError, match=says) as caught:
@@ -92,5 +93,6 @@ def test_photos_change_what_reads_them_and_a_rerun_gives_the_same(home, monkeypa
     assert run_grid([again]) == {}
     pd.testing.assert_series_equal(pd.read_parquet(again.folder / "metrics.parquet").iloc[0], numbers)
     assert pd.read_parquet(again.folder / "history.parquet")["loss"].equals(history["loss"])
-    none, _ = run("photos", home, monkeypatch, photos="none")
+    (none, _), (other, differs) = (run("photos", home, monkeypatch, photos=k) for k in ("none", "other"))
+    assert not differs["loss"].equals(history["loss"]) and set(numbers.index) - set(other.index) == {"linear_alone", "knn_alone"}
     assert none["linear"] == none["linear_told"] == none["linear_hand"] and none["linear_tokens"] == none["linear"] and "linear_alone" not in none

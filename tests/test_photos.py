@@ -7,7 +7,8 @@ import torch
 
 from olmoearth.landcover import CROPS
 from olmoearth.loading import collate
-from olmoearth.photos import FINE, LOOKS, PHOTO, PX, SPOT, Parcels, Photographed, Plot, add_photo, lay_beside, leaf_noise, photo_of, photo_statistics, plots_of, views_of
+from olmoearth.photos import (FINE, LOOKS, PHOTO, PX, SPOT, Parcels, Photographed, Plot, add_photo, exchange_photos, lay_beside, leaf_noise, photo_of,
+                              photo_statistics, plots_of, views_of)
 from olmoearth.samples import InputError, Sample
 from olmoearth.settings import rng
 from olmoearth.synthetic import World
@@ -90,6 +91,15 @@ def test_who_has_a_photo(window):
     assert bare.mask(name).all() and bare.attrs["photo_date"] == ""
     date = np.datetime64(window.attrs["photo_date"])
     assert date in window.times and plots_of(window)[int(np.flatnonzero(window.times == date)[0])].green > .05
+
+
+def test_exchanged_photos_are_those_of_others(window):
+    flat = lambda k: ({**window.arrays, PHOTO.name: np.full((PX, PX, 1, 3), k / 10, np.float32)}, {PHOTO.name: np.full((PX, PX, 1, 3), k == 3)})
+    named = [replace(window, arrays=arrays, missing=missing) for arrays, missing in map(flat, range(7))]
+    of = lambda seed: [round(10 * float(s.arrays[PHOTO.name].max())) for s in exchange_photos(named, seed)]
+    assert sorted(of(0)) == list(range(7)) and all(k != own for own, k in enumerate(of(0))) and of(0) != of(1)
+    assert [bool(s.mask(PHOTO.name).all()) for s in exchange_photos(named)] == [k == 3 for k in of(0)]      # its gap goes with it
+    with pytest.raises(InputError, match="1 windows have no photos to exchange; give two or more"): exchange_photos(named[:1])
 
 
 def test_photo_tokens_are_missing_where_there_is_none(window):
