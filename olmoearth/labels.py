@@ -79,7 +79,8 @@ def _column(frame: Any, column: str | None) -> str:
     usual = [c for c in names if c.lower() in ("class", "label")]
     found = usual or [c for c in names if c.lower() not in ("id", "fid")]
     if len(found) == 1: return found[0]
-    raise InputError(f"which column holds the labels? pass column='...', one of {', '.join(names)}" if names else "the labels have no column; add one with the class of each")
+    if not names: raise InputError("the labels have no column; add one with the class of each")
+    raise InputError(f"which column holds the labels? pass column='...' (in a terminal: --column), one of {', '.join(names)}")
 
 # %% ../nbs/04h_labels.ipynb #ae6c4aae
 def _frame(labels: Any, layer: str | None) -> Any:

@@ -164,7 +164,7 @@ def make_map(
     trials = [try_probe(network, sample, near, use, valid, window, coverage, seed)]
     clock(_scored(trials[0]))
     if epochs:
-        clock(f"fine-tuning, at most {epochs} epochs at each of {len(SCHEDULES['frugal'].rates)} rates")
+        clock(f"fine-tuning, at most {epochs} epochs at each of {len(SCHEDULES['frugal'].rates)} rates; with epochs=0 (--epochs 0) the probe alone draws the map")
         trials.append(try_finetuning(network, train, valid, _present(near, use), epochs, coverage, seed, device, clock.epoch))
         clock(_scored(trials[1]))
     best = max(trials, key=lambda t: t.score - MARGIN * (t.way != "probe"))

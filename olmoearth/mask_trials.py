@@ -269,6 +269,7 @@ def experiment_of(
     mask = get_strategy(state.strategy, **options)
     f: Any = mask.func   # type: ignore[attr-defined]
     inside = f.__module__.startswith("olmoearth.")
+    if not inside: options = {k: p.default for k, p in inspect.signature(f).parameters.items() if isinstance(p.default, (bool, int, float, str))} | options   # all can be varied
     own = "" if inside else source_of(f)
     if not inside and f'@strategy("{state.strategy}")' not in own.replace("'", '"'): own += f"\nstrategy({state.strategy!r})({f.__name__})\n"    # registered by a call
     if inside and f.__module__ != "olmoearth.masking": own = f"import {f.__module__}\n"                                                 # where it is registered

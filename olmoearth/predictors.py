@@ -142,7 +142,7 @@ class ProbePredictor:
         check: str | None = None,    # input check, see check_sample
     ) -> ProbePredictor:
         "Learn from a labelled scene. Raises InputError for labels of another grid, for a single class and for a class with one labelled cell."
-        embedding = embed_scene(scene, model, patch_size=patch_size, window=window, check=check)
+        embedding = embed_scene(scene, model, patch_size=patch_size, window=window, precision="float32", check=check)   # as `predict` does, on every device
         cells, known = embedding.values, label_cells(label, patch_size)
         if cells.shape[:2] != known.shape:
             raise InputError(f"labels of {label.values.shape[0]} x {label.values.shape[1]} px make {known.shape} cells, the scene has {cells.shape[:2]}; read them for this scene")

@@ -194,8 +194,8 @@ def find_layout(
         if any(next(folder.glob(f.pattern), None) for f in layout.files if modality(f.modality).has_time): return layout
     looked = "; ".join(f"{v.name}: {', '.join(f.pattern for f in v.files)}" for v in LAYOUTS.values())
     raise InputError(f"folder {folder.name!r} follows no known layout (looked for {looked}); it holds "
-                     f"{', '.join(sorted(p.name for p in folder.glob('*'))[:8]) or 'nothing'}. Name the bands: read_geotiffs(folder, "
-                     "bands={'image.tif': ('sentinel2_l2a', ['B02', 'B03', 'B04'])}, date='2020-06-01')")
+                     f"{', '.join(sorted(p.name for p in folder.glob('*'))[:8]) or 'nothing'}. Name the files as one of these, or name the bands: "
+                     "from olmoearth.rasters import read_geotiffs; read_geotiffs(folder, bands={'image.tif': ('sentinel2_l2a', ['B02', 'B03', 'B04'])}, date='2020-06-01')")
 
 # %% ../nbs/04a_rasters.ipynb #c4bc2a5c
 def _date_of(path: Path, tags: Mapping[str, str], layout: FolderLayout, dated_by: Sequence[str]) -> str | None:

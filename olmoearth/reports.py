@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 # %% auto #0
-__all__ = ['SURE', 'bootstrap', 'compare', 'chosen', 'table', 'Live', 'plot_arms', 'curves', 'Report', 'report', 'report_command',
-           'Runs', 'bundle', 'failed', 'read_runs', 'summary', 'thin']
+__all__ = ['SURE', 'bootstrap', 'compare', 'chosen', 'caveat', 'table', 'Live', 'plot_arms', 'curves', 'Report', 'report',
+           'report_command', 'Runs', 'bundle', 'failed', 'read_runs', 'summary', 'thin']
 
 # %% ../nbs/32_reports.ipynb #f5993ec8
 _all_ = ["Runs", "bundle", "failed", "read_runs", "summary", "thin"]   # what report notebooks call, from one place
@@ -83,6 +83,15 @@ def _text(mean: float, low: float, high: float, digits: int, sign: str = "") -> 
     if mean != mean: return "-"
     return f"{mean:{sign}.{digits}f}" + (f" ({low:{sign}.{digits}f} .. {high:{sign}.{digits}f})" if low == low else "")
 
+# %% ../nbs/32_reports.ipynb #4049f44f
+def caveat(
+    seeds: int,   # most of an arm
+) -> str:         # without a full stop
+    "What the intervals of so many seeds are worth."
+    if seeds < 2: return "One seed: there are no intervals, and a difference may be chance"
+    told = "Mean over seeds and 95 % bootstrap interval; differences are paired by seed"
+    return told + (f". From {seeds} seeds it is too narrow: without any difference it leaves out zero about {200 * .5 ** seeds:.0f} times in 100" if seeds < SURE else "")
+
 # %% ../nbs/32_reports.ipynb #e1ba8522
 SURE = 6   # seeds from which a difference of one sign in all of them is rarer than 1 in 20 by chance
 
@@ -109,10 +118,7 @@ def table(
         sure[title, f"less {base}"] = [r.arm != base and r.pairs >= SURE and (r.gap_low > 0 or r.gap_high < 0) for r in rows]
     frame: Any = pd.DataFrame(columns)
     few = int(seeds.max())
-    caption = ("One seed: there are no intervals, and a difference may be chance." if few < 2 else
-               "Mean over seeds and 95 % bootstrap interval; differences are paired by seed"
-               + (f". From {few} seeds it is too narrow: without any difference it leaves out zero about {200 * .5 ** few:.0f} times in 100, so nothing is bold."
-                  if few < SURE else ", bold where the interval leaves out zero."))
+    caption = caveat(few) + (", so nothing is bold." if 1 < few < SURE else ", bold where the interval leaves out zero." if few >= SURE else ".")
     style = frame.style.set_uuid(hashlib.blake2b(frame.to_csv().encode(), digest_size=3).hexdigest()).hide(axis="index").set_caption(caption)
     return style.apply(lambda column: ["font-weight: bold" if s else "" for s in sure.get(column.name, [False] * len(column))]).set_properties(**{"text-align": "left"})
 
@@ -140,7 +146,7 @@ def _embed(panels: list[Any]) -> str:
     "Plots as a piece of a page that has BokehJS."
     from bokeh.embed import components
     hv = _hvplot()
-    return "".join(components(hv.render(hv.Layout(panels).cols(2) if len(panels) > 1 else panels[0], backend="bokeh")))
+    return "".join(components(hv.render(hv.Layout(panels).cols(2).opts(shared_axes=False) if len(panels) > 1 else panels[0], backend="bokeh")))
 
 def _live_arms(runs: Runs, found: dict[str, DataFrame]) -> str:
     "`plot_arms` through hvplot."
@@ -155,7 +161,7 @@ def _live_arms(runs: Runs, found: dict[str, DataFrame]) -> str:
 def _live_curves(runs: Runs, means: dict[str, DataFrame]) -> str:
     "`curves` through hvplot."
     _hvplot()
-    line = lambda k, mean: mean.sort_values("step").hvplot.line(x="step", y=k, by="arm", width=430, height=280, title=k, ylabel="", legend="top_right")
+    line = lambda k, mean: mean.sort_values("step").hvplot.line(x="step", y=k, by="arm", width=430, height=280, title=k, ylabel="", legend="right")
     return _embed([line(k, mean) for k, mean in means.items()])
 
 # %% ../nbs/32_reports.ipynb #6ec8882c
@@ -248,6 +254,15 @@ def _settle(
     nb["metadata"] = {"kernelspec": nb["metadata"]["kernelspec"]}
     file.write_text(json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
+# %% ../nbs/32_reports.ipynb #38db50d6
+def _page(file: Path, heading: str) -> str:
+    "An executed notebook as a page without its code, for those who want the results alone."
+    import nbformat
+    exporters = require("nbconvert.exporters", "train")
+    nb = nbformat.read(file, as_version=4)
+    if heading: nb.cells[0].source = "\n".join([f"# {heading}", *nb.cells[0].source.split("\n")[1:]])
+    return exporters.HTMLExporter(exclude_input=True).from_notebook_node(nb, {"metadata": {"name": heading or file.stem}})[0]
+
 # %% ../nbs/32_reports.ipynb #e096d1fc
 @dataclass(frozen=True)
 class Report:
@@ -280,8 +295,9 @@ def report(
     file = bundle(runs, home / f"{name}.parquet")
     values = {k: v for k, v in values.items() if k in takes}
     done = run_notebook(source, home, values | {"bundle": str(file.resolve())} | ({"live": True} if "live" in takes else {}), name=name)
-    _settle(done.notebook, values | {"live": False}, "" if source == old else f"Report: {values['title']}")
-    page = re.sub(r"<script[^>]*\bsrc=.https?:[^>]*>\s*</script>", "", done.page.read_text(encoding="utf-8"))   # formulas and widgets, which reports have not
+    heading = "" if source == old else f"Report: {values['title']}"
+    page = re.sub(r"<script[^>]*\bsrc=.https?:[^>]*>\s*</script>", "", _page(done.notebook, heading))   # formulas and widgets, which reports have not
+    _settle(done.notebook, values | {"live": False}, heading)
     done.page.write_text(page.replace("</head>", Resources(mode="inline", components=["bokeh"]).render() + "</head>", 1), encoding="utf-8")
     return Report(runs, file, done.notebook, done.page)
 
@@ -297,8 +313,9 @@ def report_command(
     with _plain_errors():
         made = report(out, metric, base, notebook)
         runs = made.runs
+        print(caveat(int(runs.numbers.groupby("arm")["seed"].nunique().max())) + ".\n")
         for m in chosen(runs, metric):
-            print(f"{runs.title(m)} ({m}): mean over seeds with a 95 % interval, and the difference from {base or runs.arms[0]}")
+            print(f"{runs.title(m)} ({m}): mean, interval, and the difference from {base or runs.arms[0]}")
             print(compare(runs.numbers, m, base).round(4).to_string(index=False), "\n")
         if len(late := failed(runs)): print("not in the table:", "; ".join(f"{r.run} ({r.status})" for r in late.itertuples()))
         for file in (made.bundle, made.notebook, made.page): print(os.path.relpath(file))

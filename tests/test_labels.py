@@ -123,7 +123,8 @@ def test_columns(scene, columns, column, kind, classes):
 def test_what_cannot_be_used_is_said(scene, points, tmp_path):
     fails = lambda text, *a, **k: pytest.raises(InputError, match=text)
     with fails("no column 'crop'; there are class"): read_labels(points, scene, "crop")
-    with fails("pass column='...', one of a, b"): read_labels(geopandas.GeoDataFrame({"a": [1], "b": [2]}, geometry=[Point(at(1, 1))], crs=scene.crs), scene)
+    with fails(r"pass column='...' \(in a terminal: --column\), one of a, b"):
+            read_labels(geopandas.GeoDataFrame({"a": [1], "b": [2]}, geometry=[Point(at(1, 1))], crs=scene.crs), scene)
     with fails("have no column"): read_labels(geopandas.GeoDataFrame(geometry=[Point(at(1, 1))], crs=scene.crs), scene)
     with fails("has no coordinate system; set the one"): read_labels(points.set_crs(None, allow_override=True), scene)
     with fails("is empty"): read_labels(points.iloc[:0], scene)

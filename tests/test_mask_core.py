@@ -279,6 +279,7 @@ def test_the_notebook_has_its_options_as_parameters(tmp_path, mine):
     assert read_parameters(path)["share"] == .8 and read_parameters(path)["seed"] == 2
     assert len(plan(path, tmp_path / "g", {"smoke": True}, {"share": [.2, .4], "masking": ["lab", "cross_modality"]})) == 4
     assert '"share": 0.8' in json.loads(path.read_text())["cells"][0]["source"]
+    assert read_parameters(experiment_of(MaskSettings("east")).write(tmp_path / "usual.ipynb"))["share"] == .5      # as usual, and free
     asked = read_parameters(experiment_of(MaskSettings("random", patch_size=4, times=3)).write(tmp_path / "small.ipynb"))
     assert (asked["patch"], asked["dates"]) == (4, 3) and read_parameters(path)["dates"] == 0
     same_name = Experiment(MaskSettings("random"), {"steps": 3}, "")          # an option called as a parameter of the notebook stays in the code

@@ -272,7 +272,7 @@ def test_a_probe_agrees_with_scikit_learn(place, model):
     from olmoearth.scenes import embed_scene
     scene, truth = place
     label = two_classes(truth)
-    x, y = embed_scene(scene, model, check="off").values, label_cells(label, 4)
+    x, y = embed_scene(scene, model, precision="float32", check="off").values, label_cells(label, 4)
     keep = y >= 0
     truth_p = make_pipeline(StandardScaler(), LogisticRegression(C=1, max_iter=500, tol=1e-3)).fit(x[keep], y[keep]).predict_proba(x[:8, :8].reshape(-1, 128))
     scores = ProbePredictor.fit(model, scene, label, check="off").predict([scene.crop(0, 0, 32)])[0, ::4, ::4].reshape(-1, 2).astype(float)
