@@ -4,20 +4,69 @@
 
 # %% ../nbs/33c_commands.ipynb #5be219e1
 from __future__ import annotations
+import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from .embed import app, told
 from .experiments import ParameterError
 
+if TYPE_CHECKING:
+    from olmoearth.samples import Sample
+
 # %% auto #0
-__all__ = ['map_command', 'finetune_command', 'predict_command', 'task_lines', 'benchmark_command']
+__all__ = ['labelled_points', 'example_command', 'map_command', 'finetune_command', 'predict_command', 'task_lines',
+           'benchmark_command']
 
 # %% ../nbs/33c_commands.ipynb #ebba1ff8
 _Scene = Annotated[str, typer.Argument(help="Folder of GeoTIFFs, a monthly stack, or a NetCDF file or Zarr store.")]
 _Model = Annotated[str, typer.Option(help="Folder or name of a model; `olmoearth models` lists names.")]
 _Device = Annotated[str, typer.Option(help="cpu, cuda, mps; empty: as in the settings.")]
 _Column = Annotated[str, typer.Option(help="Column of the labels that holds the class; empty: the only one, or the one called class or label.")]
+
+# %% ../nbs/33c_commands.ipynb #1ff3b222
+def labelled_points(
+    sample: Sample,   # with labels and a georeference
+    each: int = 30,   # places of a class; one with fewer pixels is left out
+    seed: int = 0,
+) -> dict[str, Any]:  # GeoJSON of points in degrees, with the property `class`
+    "Places of the first label of a sample, drawn at random."
+    from rasterio.warp import transform
+    from olmoearth.settings import rng
+    import numpy as np
+    label, (a, _, c, _, e, f) = next(iter(sample.labels.values())), sample.transform or (1, 0, 0, 0, 1, 0)
+    features = []
+    for number, name in label.classes.items():
+        rows, cols = np.nonzero(label.values == number)
+        if len(rows) < each: continue
+        pick = rng(seed, "labelled points", int(number)).choice(len(rows), each, replace=False)
+        lons, lats = transform(sample.crs, "EPSG:4326", c + a * (cols[pick] + .5), f + e * (rows[pick] + .5))[:2]
+        for lon, lat in zip(lons, lats, strict=True):
+            features.append({"type": "Feature", "properties": {"class": name}, "geometry": {"type": "Point", "coordinates": [lon, lat]}})
+    return {"type": "FeatureCollection", "features": features}
+
+
+@app.command("example")
+def example_command(
+    folder: Annotated[str, typer.Argument(help="Folder to be: a GeoTIFF for each sensor, and labels.geojson.")] = "example",
+    scene: Annotated[str, typer.Option(help="Which one; empty: the first; simulated: do not look for a real one.")] = "",
+) -> None:
+    "Write an example scene. A GeoTIFF for each sensor, and labelled places to learn from."
+    with told():
+        from olmoearth.datasets import example_scene
+        from olmoearth.modalities import SENSORS
+        from olmoearth.samples import InputError
+        from olmoearth.stacks import write_geotiffs
+        home = Path(folder)
+        if home.exists(): raise InputError(f"{home} exists; remove it, or choose another name")
+        sample = example_scene(scene or None)
+        try: write_geotiffs(replace(sample.select([k for k in sample.arrays if k in SENSORS]), labels={}), home)
+        except OSError as err: raise InputError(f"{home} cannot be written ({err.strerror}); choose another folder") from None
+        (home / "labels.geojson").write_text(json.dumps(labelled_points(sample)) + "\n", encoding="utf-8")
+        whose = f"{sample.attrs.get('source', 'real')}; {sample.attrs.get('credit', '')}"
+        print(f"{sample.name} ({whose}) in {home}, labelled places in {home / 'labels.geojson'}. What to do with it:\n"
+              f"  olmoearth embed {home} {home}.zarr\n  olmoearth map {home} {home / 'labels.geojson'} out/map --epochs 0")
 
 # %% ../nbs/33c_commands.ipynb #b33d8fc4
 @app.command("map")
@@ -26,11 +75,12 @@ def map_command(
     labels: Annotated[str, typer.Argument(help="GeoJSON or GeoPackage of points or polygons, or a GeoTIFF of classes.")],
     out: Annotated[str, typer.Argument(help="Folder to be: map/, model/, report.md.")] = "out/map",
     column: _Column = "",
+    epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning at most; 0: the probe alone draws the map, within a minute or two.", min=0)] = 15,
 ) -> None:
     "Make a map from labels. Tries a probe and fine-tuning, keeps the better, and says in plain words how good it is."
     with told():
         from olmoearth.mapping import make_map
-        print(make_map(scene, labels, out, column=column or None))
+        print(make_map(scene, labels, out, column=column or None, epochs=epochs))
 
 # %% ../nbs/33c_commands.ipynb #f382f6bb
 @app.command("finetune")

@@ -20,7 +20,7 @@ from .goals import windows_of
 from .labels import label_cells, read_labels
 from .model import OlmoEarth
 from .predictions import predict_scene
-from .predictors import ProbePredictor
+from .predictors import ProbePredictor, _learnable
 from .pretrained import load
 from .probes import group_interval
 from .protocol import METRICS
@@ -159,6 +159,8 @@ def make_map(
     taught = spread_points(near)
     train, valid, test = (windows_of(sample, known, window, use == u) for known, u in ((taught, TRAIN), (taught, VALID), (near, TEST)))
     _readable(network, sample)
+    cells = label_cells(replace(near, values=np.where(use == TRAIN, near.values, near.ignore[0])), 4)
+    _learnable(cells[cells >= 0], near.classes)                                                # before minutes of embedding
     clock(f"{source.shape[0]} x {source.shape[1]} px; {len(train)} windows to learn from, {len(valid)} to choose by, {len(test)} to judge by")
     clock("learning a probe")
     trials = [try_probe(network, sample, near, use, valid, window, coverage, seed)]
