@@ -142,6 +142,7 @@ def test_models_lists_every_release_and_how_to_load_one():
 
 
 def test_an_example_becomes_a_map_and_a_class_of_one_place_is_said_before_anything_is_learned(tmp_path, monkeypatch):
+    from olmoearth.commands import app
     monkeypatch.setenv("OLMOEARTH_TEST_DATA", str(tmp_path / "none"))
     call = lambda *words: CliRunner().invoke(app, [str(w) for w in words])
     home = tmp_path / "place"
