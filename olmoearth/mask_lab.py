@@ -255,7 +255,9 @@ class Controls:
         for key, box in keys.items():
             box.observe(lambda e, key=key: None if self.busy or e["new"] is None else self.change(key, e["new"]), "value")
         buttons = [("loss", lambda: lab.ask("loss")), ("lean on", lambda: lab.ask("lean")), ("write experiment", lab.write)]
-        self.buttons = [w.Button(description=text, layout={"width": "150px" if len(text) > 8 else "100px"}) for text, _ in buttons]
+        tips = ("loss of each hidden token; needs a lab that was opened with a model: MaskLab(sample, \"sim-nano\")",
+                "which visible sensor a hidden token leans on; needs a lab that was opened with a model", "this mask as a notebook for olmoearth run")
+        self.buttons = [w.Button(description=text, tooltip=tip, layout={"width": "150px" if len(text) > 8 else "100px"}) for (text, _), tip in zip(buttons, tips, strict=True)]
         for button in self.buttons[:2]: button.disabled = lab.judge is None
         for button, (_, f) in zip(self.buttons, buttons, strict=True): button.on_click(lambda _, f=f: f())
         device = [lab.chooser.widget] if lab.chooser is not None else []
