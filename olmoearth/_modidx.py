@@ -994,6 +994,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'olmoearth.mapping.Clock.__call__': ('mapping.html#clock.__call__', 'olmoearth/mapping.py'),
                                    'olmoearth.mapping.Clock.__init__': ('mapping.html#clock.__init__', 'olmoearth/mapping.py'),
                                    'olmoearth.mapping.Clock.epoch': ('mapping.html#clock.epoch', 'olmoearth/mapping.py'),
+                                   'olmoearth.mapping.Clock.expect': ('mapping.html#clock.expect', 'olmoearth/mapping.py'),
                                    'olmoearth.mapping.Trial': ('mapping.html#trial', 'olmoearth/mapping.py'),
                                    'olmoearth.mapping._page': ('mapping.html#_page', 'olmoearth/mapping.py'),
                                    'olmoearth.mapping._present': ('mapping.html#_present', 'olmoearth/mapping.py'),

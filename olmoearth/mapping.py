@@ -115,16 +115,25 @@ class Clock:
         every: float = 10.,                         # seconds between lines about epochs
     ) -> None:
         self.say, self.every = say or partial(print, flush=True), every
-        self.start = self.last = time.monotonic()
+        self.start = self.last = self.begun = time.monotonic()
+        self.epochs = self.done = 0
 
     def __call__(self, what: str) -> None:
         "A line now."
         self.last = time.monotonic()
         self.say(f"{self.last - self.start:6.0f} s  {what}")
 
+    def expect(self, epochs: int) -> None:
+        "Count epochs of fine-tuning from now on, `epochs` at most."
+        self.begun, self.epochs, self.done = time.monotonic(), epochs, 0
+
     def epoch(self, row: dict[str, Any]) -> None:
-        "A line about an epoch of fine-tuning, unless there was a line just now."
-        if time.monotonic() - self.last >= self.every: self(f"fine-tuning at rate {row['lr']:g}, epoch {row['epoch']}: {100 * row['score']:.1f} % on the blocks to choose by")
+        "A line about an epoch of fine-tuning and the time that is left, unless there was a line just now."
+        self.done += 1
+        now = time.monotonic()
+        if self.done > 1 and now - self.last < self.every: return
+        left = (now - self.begun) / self.done * (self.epochs - self.done)
+        self(f"fine-tuning at rate {row['lr']:g}, epoch {row['epoch']}: {100 * row['score']:.1f} % on the blocks to choose by" + (f"; at most {spell(left)} more" if left > 0 else ""))
 
 # %% ../nbs/17f_mapping.ipynb #d0a259c7
 def make_map(
@@ -167,6 +176,7 @@ def make_map(
     clock(_scored(trials[0]))
     if epochs:
         clock(f"fine-tuning, at most {epochs} epochs at each of {len(SCHEDULES['frugal'].rates)} rates; with epochs=0 (--epochs 0) the probe alone draws the map")
+        clock.expect(epochs * len(SCHEDULES["frugal"].rates))
         trials.append(try_finetuning(network, train, valid, _present(near, use), epochs, coverage, seed, device, clock.epoch))
         clock(_scored(trials[1]))
     best = max(trials, key=lambda t: t.score - MARGIN * (t.way != "probe"))
@@ -175,7 +185,7 @@ def make_map(
     clock(f"judging the {best.way}")
     judged = judge(best.predictor, test)
     clock("drawing the map")
-    maps = predict_scene(source, best.predictor, part / "map", check="off", progress=False)
+    maps = predict_scene(source, best.predictor, part / "map", check="off", progress=say is None)
     (best.predictor if best.way == "probe" else best.predictor.tuned).save(part / "model")
     text = _page(best, trials, judged, maps, source, near)
     (part / "report.md").write_text(text + "\n", encoding="utf-8")
