@@ -22,17 +22,16 @@ def exercise(
     number: int,                    # of the exercise, as in its heading
     check: Callable[..., object],   # takes the answers; raises AssertionError with the reason, or returns what was seen
     *answers: Any,                  # `...`: not answered yet
-) -> bool:                          # whether it is answered
+) -> None:
     "Check an answer and say what came out. Raises NotYet for a wrong one, InputError for a check that gives no reason."
     if any(a is ... for a in answers):
         print(f"Exercise {number} waits for your answer: write it in place of `...` in the cell above, run that cell, then this one again.")
-        return False
+        return
     try: seen = check(*answers)
     except AssertionError as err:
         if not str(err): raise InputError(f"the check of exercise {number} gives no reason; write `assert ..., \"what is wrong\"`") from err
         raise NotYet(str(err)) from None
     print(f"Exercise {number}: yes. {seen or ''}".rstrip())
-    return True
 
 # %% ../nbs/35_lessons.ipynb #042104a9
 def exercises(

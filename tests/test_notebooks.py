@@ -68,7 +68,9 @@ for code in {wrong!r}:
     except AssertionError as err: print("refused:", err)
     else: raise RuntimeError("passed, and is wrong: " + code)
 exec({right!r}, globals())
-assert {call}, "the solution was not taken"
+import contextlib, io
+with contextlib.redirect_stdout(io.StringIO()) as said: {call}
+assert ": yes" in said.getvalue(), "the solution was not taken"
 """
 
 
