@@ -22,7 +22,7 @@ __all__ = ['DataFrame', 'POINTS', 'Runs', 'thin', 'bundle', 'read_runs', 'failed
 class Runs:
     "All runs of a grid, finished or not."
     name: str                  # of the grid
-    rows: DataFrame         # one per run: arm, seed, status, why, minutes, begun, code, data, notebook, fixed, setting
+    rows: DataFrame         # one per run: arm, seed, status, why, minutes, begun, code, computed, data, notebook, fixed, setting
     numbers: DataFrame      # one per finished run: arm, seed, metrics; NaN where a run left none
     history: DataFrame      # one per run and point of its curves: arm, seed, step, quantities
     titles: dict[str, str]     # metric -> what a reader should see
@@ -68,7 +68,7 @@ def _from_folder(out: Path) -> Runs:
     for r in runs_in(out):
         who, folder = {"arm": arm_name(r["arm"]), "seed": r["seed"]}, r["folder"]
         about = json.loads(file.read_text()) if (file := folder / "about.json").exists() else {}
-        rows.append({**who, "status": r["status"], "why": r.get("error", "").split("; see ")[0], "minutes": r.get("seconds", math.nan) / 60, "begun": r["begun"], "code": r["code"],
+        rows.append({**who, "status": r["status"], "why": r.get("error", "").split("; see ")[0], "minutes": r.get("seconds", math.nan) / 60, "begun": r["begun"], "code": r["code"], "computed": r.get("computed", ""),
                      "data": about.get("data", ""), "notebook": r["notebook"], "fixed": json.dumps(r["fixed"]), "setting": json.dumps(r["arm"])})
         if r["status"] != "done": continue
         titles |= about.get("titles", {})
@@ -108,7 +108,7 @@ def _from_bundle(path: Path) -> Runs:
     if table.attrs.get("olmoearth") != "grid-1": raise ParameterError(f"{path.name} is no bundle of runs; `olmoearth report OUT --notebook {path.stem}.ipynb` writes one")
     of = lambda kind: {c: c.split("/", 1)[1] for c in table.columns if c.startswith(f"{kind}/")}
     metrics, curves = of("metric"), of("history")
-    facts = table.drop(columns=[*metrics, *curves])
+    facts = table.drop(columns=[*metrics, *curves]).assign(computed=table.get("computed", ""))     # the oldest bundles do not know it
     numbers = table.loc[table["status"] == "done", ["arm", "seed", *metrics]].rename(columns=metrics).reset_index(drop=True)
     history = table[["arm", "seed", *curves]].rename(columns=curves)
     if curves:
@@ -150,11 +150,12 @@ def summary(
     seeds = {a: ", ".join(map(str, sorted(g["seed"]))) for a, g in runs.numbers.groupby("arm", sort=False)}
     alike = len(set(seeds.values())) == 1
     who = f"seed{'s' * (',' in seeds[runs.arms[0]])} {seeds[runs.arms[0]]}" if alike else "seeds " + "; ".join(f"{a}: {s}" for a, s in seeds.items())
-    code, data, took = several("code"), several("data"), done["minutes"].sum()
+    code, computed, data, took = several("code"), several("computed"), several("data"), done["minutes"].sum()
     what = f"{len(done)} of {len(runs.rows)} runs of {runs.rows['notebook'].iloc[0]}, {len(runs.arms)} arm{'s' * (len(runs.arms) > 1)}, {who}"
     lines = [f"- **{runs.name}**: {what}" + (f"; {took:.0f} minutes together" if took >= 1 else ""),
              f"- the same in all: {fixed or 'the notebook as it is'}",
              f"- code {', '.join(code)}, a checksum of the package" + (" (**several versions**: a difference between arms may be one between versions)" if len(code) > 1 else ""),
+             *([f"- computed in {', '.join(computed)}" + (" (**several**: a difference between arms may come from it)" if len(computed) > 1 else "")] if computed else []),
              f"- data: {'; '.join(data) or 'not noted by the runs'}"]
     if runs.numbers["seed"].nunique() == 1: lines.append("- one seed: there are no intervals, and a difference may be chance")
     return "\n".join(lines + [f"- {r.status}: {r.run}" + (f" ({r.why})" if r.why else "") for r in late.itertuples()])

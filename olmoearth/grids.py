@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import olmoearth
 from .experiments import ParameterError, RunError, _plain_errors, app, check_parameters, read_parameters, run_notebook
-from .settings import require
+from .settings import pick_device, pick_dtype, require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,9 +103,10 @@ def execute(
     from olmoearth.pretrained import code_version                  # brings torch, which `--help` need not wait for
     run.folder.mkdir(parents=True, exist_ok=True)
     file, start, begun = run.folder / "run.json", time.monotonic(), time.time()
+    facts = run.facts | {"code": code_version(), "computed": f"{str(pick_dtype()).removeprefix('torch.')} on {pick_device().type}", "begun": begun, "order": order or begun}
     def note(how: str, **more: Any) -> None:
         part = file.with_suffix(".part")
-        part.write_text(json.dumps(run.facts | {"code": code_version(), "begun": begun, "order": order or begun, "status": how} | more, indent=1))
+        part.write_text(json.dumps(facts | {"status": how} | more, indent=1))
         part.replace(file)                                         # a kill leaves a whole file
     for name in LEFT: (run.folder / name).unlink(missing_ok=True)   # what an earlier try left is not of this one
     note("running")

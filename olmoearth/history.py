@@ -40,8 +40,8 @@ class TrainConfig:
     drop_same: tuple[str, ...] = ()       # modalities whose same-target negatives are dropped; v1.1: MAPS
     contrast: float = 0.1                 # weight of the instance contrast; v1 0.1, later 0.05
     contrast_group: int = 32              # samples that compete in it
-    device: str = "auto"                  # "auto" | "cpu" | "cuda" | "mps"
-    dtype: str = "auto"                   # "auto": bfloat16 where the device gains by it
+    device: str | None = None             # "auto" | "cpu" | "cuda" | "mps"; None: as in the settings
+    dtype: str | None = None              # "float32" | "bfloat16" | "auto": bfloat16 where the device gains by it; None: as in the settings
     shard: bool = False                   # several processes: True: each keeps a part of the weights (FSDP2) | False: all of them (DDP)
     seed: int = 0                         # of masks and drop path; model and loader have their own
     non_finite: Literal["stop", "skip"] = "stop"   # a step whose loss or gradient is no number: end the run | leave the weights as they are and go on

@@ -64,8 +64,8 @@ class Team:
     "The processes that train one model together."
     def __init__(
         self,
-        device: str = "auto",    # "auto" | "cpu" | "cuda" | "mps"; of several GPUs each process gets its own
-        shard: bool = False,     # True: each process keeps a part of the weights
+        device: str | None = None,   # "auto" | "cpu" | "cuda" | "mps"; None: as in the settings; of several GPUs each process gets its own
+        shard: bool = False,         # True: each process keeps a part of the weights
     ):
         "Join the processes that torchrun started."
         from accelerate import Accelerator, DistributedDataParallelKwargs

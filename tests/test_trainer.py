@@ -67,6 +67,15 @@ def test_workers_change_nothing(whole):
     assert same(whole, again)
 
 
+@pytest.mark.parametrize("setting", ["float32", "bfloat16"])
+def test_what_is_not_said_is_as_in_the_settings(setting, monkeypatch):
+    monkeypatch.setenv("OLMOEARTH_DTYPE", setting)
+    monkeypatch.setenv("OLMOEARTH_DEVICE", "cpu")
+    asked = make(dtype="float32")
+    left = make(dtype=None, device=None)
+    assert asked.net.dtype == torch.float32 and left.net.dtype == getattr(torch, setting) and left.device == torch.device("cpu")
+
+
 def test_global_generator_is_not_touched():
     before = torch.get_rng_state()
     t = make(steps=2)
