@@ -1926,6 +1926,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'olmoearth.settings.find_data': ('settings.html#find_data', 'olmoearth/settings.py'),
                                     'olmoearth.settings.find_ini': ('settings.html#find_ini', 'olmoearth/settings.py'),
                                     'olmoearth.settings.get_settings': ('settings.html#get_settings', 'olmoearth/settings.py'),
+                                    'olmoearth.settings.install_line': ('settings.html#install_line', 'olmoearth/settings.py'),
                                     'olmoearth.settings.pick_device': ('settings.html#pick_device', 'olmoearth/settings.py'),
                                     'olmoearth.settings.pick_dtype': ('settings.html#pick_dtype', 'olmoearth/settings.py'),
                                     'olmoearth.settings.require': ('settings.html#require', 'olmoearth/settings.py'),

@@ -266,8 +266,9 @@ def outcome(
     history, last = trainer.history, trainer.last
     final = lambda key: next((v for v in reversed(history.column(key)) if v == v), math.nan)
     named = [f.name for c in trainer.callbacks if isinstance(c, HealthWatch) for f in c.findings]
-    out = {f"{k}{s}": 100 * final(f"probe/{k}{t}") for k in ("linear", "knn") for s, t in (("", ""), ("_gain", "/gain"))}
-    out |= {"share": 100 * history.mean("share"), "held_share": 100 * final("held/share"), "rank": final("health/rank"), "cosine": final("health/cosine"),
+    out = {"held_share": 100 * final("held/share")}
+    out |= {f"{k}{s}": 100 * final(f"probe/{k}{t}") for k in ("linear", "knn") for s, t in (("", ""), ("_gain", "/gain"))}
+    out |= {"share": 100 * history.mean("share"), "rank": final("health/rank"), "cosine": final("health/cosine"),
             "collapsed": float("collapse" in named), "findings": float(len(named))}
     if last is not None: out["leakage"] = 100 * leakage(last.roles.flatten(0, 1), last.layout)["either"]
     return out | {"minutes": sum(v for v in history.column("seconds") if v == v) / 60}

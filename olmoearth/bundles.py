@@ -68,8 +68,8 @@ def _from_folder(out: Path) -> Runs:
     for r in runs_in(out):
         who, folder = {"arm": arm_name(r["arm"]), "seed": r["seed"]}, r["folder"]
         about = json.loads(file.read_text()) if (file := folder / "about.json").exists() else {}
-        rows.append({**who, "status": r["status"], "why": r.get("error", "").split("; see ")[0], "minutes": r.get("seconds", math.nan) / 60, "begun": r["begun"], "code": r["code"], "computed": r.get("computed", ""),
-                     "data": about.get("data", ""), "notebook": r["notebook"], "fixed": json.dumps(r["fixed"]), "setting": json.dumps(r["arm"])})
+        rows.append({**who, "status": r["status"], "why": r.get("error", "").split("; see ")[0], "minutes": r.get("seconds", math.nan) / 60, "begun": r["begun"], "code": r["code"],
+                     "computed": r.get("computed", ""), "data": about.get("data", ""), "notebook": r["notebook"], "fixed": json.dumps(r["fixed"]), "setting": json.dumps(r["arm"])})
         if r["status"] != "done": continue
         titles |= about.get("titles", {})
         numbers.append({**who, **pd.read_parquet(folder / "metrics.parquet").iloc[0].to_dict()})

@@ -207,6 +207,9 @@ def read_scene(
         with open_cube(path) as ds:
             return from_dataset((cut_dataset(ds, window) if window else ds).load(), attrs=attrs, check=check)
     if path.suffix in (".tif", ".tiff"): return read_monthly_stack(path, attrs=attrs, check=check, window=window)
+    if path.is_file():
+        what = "labels go to `read_labels`; a scene" if path.suffix in (".geojson", ".json", ".gpkg", ".shp") else "a scene"
+        raise InputError(f"{path.name} is no scene: {what} is a folder of GeoTIFFs, or a .tif, .nc, .zarr or .h5 file")
     if (path / "sample.json").exists(): return read_written(path, check, window)
     files = sorted(path.glob("*.tif"))
     if len(files) == 1 and re.search(r"\d{4}-\d{2}-\d{2}", files[0].name): return read_monthly_stack(files[0], attrs=attrs, check=check, window=window)

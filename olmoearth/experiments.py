@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 import typer
 import olmoearth
-from .settings import MissingExtra, SettingError, find_data, get_settings, pick_device, pick_dtype, require
+from .settings import MissingExtra, SettingError, find_data, get_settings, install_line, pick_device, pick_dtype, require
 
 # %% auto #0
 __all__ = ['app', 'ParameterError', 'read_parameters', 'check_parameters', 'RunResult', 'RunError', 'run_notebook',
@@ -153,7 +153,7 @@ def info() -> dict[str, str]:   # what -> facts, in the order to print
                          else f"{data}: " + ", ".join(p.name for p in sorted(data.iterdir()) if p.is_dir()),
             "cache": f"{settings.cache_dir}" + ("" if settings.cache_dir.exists() else " (empty)"), "models": ", ".join(known_models()) or "none"}
     for name, lacking in extras().items():
-        rows[f"extra {name}"] = "installed" if not lacking else f"lacks {', '.join(lacking)}: pip install 'olmoearth[{name}]'"
+        rows[f"extra {name}"] = "installed" if not lacking else f"lacks {', '.join(lacking)}: {install_line(name)}"
     return rows
 
 # %% ../nbs/30_experiments.ipynb #83d11487

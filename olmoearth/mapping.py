@@ -133,7 +133,8 @@ class Clock:
         now = time.monotonic()
         if self.done > 1 and now - self.last < self.every: return
         left = (now - self.begun) / self.done * (self.epochs - self.done)
-        self(f"fine-tuning at rate {row['lr']:g}, epoch {row['epoch']}: {100 * row['score']:.1f} % on the blocks to choose by" + (f"; at most {spell(left)} more" if left > 0 else ""))
+        more = f"; at most {spell(left)} more" if left > 0 else ""
+        self(f"fine-tuning at rate {row['lr']:g}, epoch {row['epoch']}: {100 * row['score']:.1f} % on the blocks to choose by{more}")
 
 # %% ../nbs/17f_mapping.ipynb #d0a259c7
 def make_map(
@@ -267,7 +268,10 @@ def _page(best: Trial, trials: list[Trial], judged: dict[str, Any], maps: Any, s
     if "covered" in judged:
         lines += ["", f"`map/set_size.tif` counts the classes that cannot be ruled out. The true class should be among them for {percent(judged['stated'])}; "
                   f"on the blocks to judge by it was for {percent(judged['covered'])}, with {judged['set_size']:.1f} classes in a set."]
-    else: lines += ["", "There were too few labelled blocks to calibrate, so probabilities are as the model has them. Label more places for calibrated ones."]
+    else:
+        calibrated = best.way != "probe" and trials[0].predictor.facts.quantile is not None
+        lines += ["", "There were too few labelled blocks to calibrate, so probabilities are as the model has them. Label more places for calibrated ones"
+                   + ("; those of the probe are: `--epochs 0` draws the map with it." if calibrated else ".")]
     tried = ", ".join(f"{t.way} {100 * t.score:.0f}" for t in trials)
     why = ", since fine-tuning was not a point better" if len(trials) > 1 and best.way == "probe" else ""
     return "\n".join([*lines, "",

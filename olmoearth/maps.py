@@ -246,11 +246,12 @@ def picture(
     if not shown: raise InputError("there is nothing to show; pass at least one panel")
     columns = columns or min(4, len(shown))
     rows = -(-len(shown) // columns)
-    lines = -(-max(len(p.legend) for p in shown) // 2)                           # of the tallest legend, two names a line
-    tall = inch * max(p.image.shape[0] / p.image.shape[1] for p in shown)
-    fig = plt.figure(figsize=(inch * columns, (tall + .35 + .19 * lines) * rows + .25 * bool(credit)), dpi=dpi, layout="constrained")
+    across = [shown[i * columns:(i + 1) * columns] for i in range(rows)]
+    lines = sum(-(-max(len(p.legend) for p in row) // 2) for row in across)       # of the tallest legend of each row, two names a line
+    tall = [inch * max(p.image.shape[0] / p.image.shape[1] for p in row) for row in across]
+    fig = plt.figure(figsize=(inch * columns, sum(tall) + .35 * rows + .19 * lines + .25 * bool(credit)), dpi=dpi, layout="constrained")
     plt.close(fig)                                                               # shown once, where it is returned
-    axes = np.atleast_1d(fig.subplots(rows, columns, squeeze=False)).ravel()
+    axes = np.atleast_1d(fig.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": tall})).ravel()
     for axis in axes[len(shown):]: axis.set_axis_off()
     for i, (axis, panel) in enumerate(zip(axes, shown)): _draw(axis, panel, bar=i == 0)
     if credit: fig.supxlabel(credit, fontsize=7, color="0.35")

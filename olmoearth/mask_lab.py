@@ -5,6 +5,7 @@
 # %% ../nbs/21b_mask_lab.ipynb #99251c26
 from __future__ import annotations
 import html
+import shlex
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['SHOWS', 'COPIES', 'MaskLab', 'copies', 'Controls', 'table_of']
+__all__ = ['SHOWS', 'COPIES', 'WHENCE', 'MaskLab', 'copies', 'Controls', 'table_of']
 
 # %% ../nbs/21b_mask_lab.ipynb #d530d4db
 SHOWS = {"mask": "mask", "copies": "what could be copied", "loss": "loss", "lean": "leans on"}
 COPIES = {0: "other date and sensor", 1: "other date", 2: "other bandset or sensor", 3: "nowhere"}
+WHENCE = {"other date": "its bandset, other date", "other bandset": "other bandset, its date", "other sensor": "other sensor, any date", "either": "anything at its place"}
 
 
 class MaskLab(Desk):
@@ -182,14 +184,15 @@ class MaskLab(Desk):
         return self.work(run, done, len(mask.cut.layout.names) + 1 if what == "lean" else None)
 
     def write(
-        self, path: str | Path = "mask_lab.ipynb",   # an earlier one is replaced
+        self, path: str | Path = "out/mask_lab.ipynb",   # an earlier one is replaced
     ) -> Path | None:                                # None where it could not be written; the message says why
         "Write the mask as a notebook for `olmoearth run`."
         return self.guard(self._write)(path)
 
     def _write(self, path: str | Path) -> Path:
         found = experiment_of(self.settings).write(path)
-        self.say(f"written: {found}; olmoearth run {found} --grid masking=lab,cross_modality --seeds 0,1,2")
+        where = "" if found.is_absolute() else ", where this notebook lies; there"
+        self.say(f"written: {found}{where}: olmoearth run {shlex.quote(str(found))} --grid masking=lab,cross_modality --seeds 0,1,2")
         return found
 
     def refresh(self) -> None:
@@ -353,7 +356,7 @@ def table_of(
     budget = mask.budget()
     fit = f"{budget['dates']} date{'s' * (budget['dates'] != 1)} would fit" if budget["dates"] else "not one date would fit"
     told = [f"{budget['share']:.2g} times the budget of 2,250 tokens; {fit}",
-            "could be copied from: " + ", ".join(f"{k} {v:.0%}" for k, v in mask.copyable.items() if v == v)]
+            "could be copied from: " + ", ".join(f"{WHENCE[k]} {v:.0%}" for k, v in mask.copyable.items() if v == v)]
     parts = [table(rows), *(f"<div>{html.escape(t)}</div>" for t in told)]
     if "lean" in lab.found:
         lean = lean_table(lab.found["lean"], mask)

@@ -232,14 +232,16 @@ class Experiment:
 
     def notebook(self) -> dict[str, Any]:
         "The notebook, as JSON."
-        free = {k: v for k, v in self.options.items() if k not in _PARAMETERS and k.isidentifier()}
+        names = {k: name for k in self.options if k.isidentifier() and (name := f"mask_{k}" if k in _PARAMETERS else k) not in {*self.options} - {k}}
+        free = {names[k]: v for k, v in self.options.items() if k in names}
         own = {"seed": self.settings.seed, "patch": self.settings.patch_size, "dates": min(self.settings.times, 12)}
         parameters = "\n".join(f"{k} = {v!r}" for k, v in (_PARAMETERS | own | free).items())
-        options = "options = {" + ", ".join(f"{k!r}: {k if k in free else repr(v)}" for k, v in self.options.items()) + "}\n"
+        options = "options = {" + ", ".join(f"{k!r}: {names.get(k, repr(v))}" for k, v in self.options.items()) + "}\n"
         told = ("# A mask from the lab\n\n> Pretrain a small encoder on the simulated Earth with this mask, and probe it on places that it has not seen.\n\n"
                 "`olmoearth run THIS.ipynb --grid masking=lab,cross_modality --seeds 0,1,2` compares it with the released recipe, `olmoearth report` shows the result. "
                 "A crop has 4 x 4 patches; `patch` is their side in pixels and `dates` how many there are (0: as many as fit 300 tokens), both as they stood in the lab. "
-                "The experiment `pretrain` and the committed reports have `patch=8`, `dates=0`. The lab stood at:\n\n"
+                "The experiment `pretrain` and the committed reports have `patch=8`, `dates=0`. The lab stood as the last lines say. "
+                + "".join(f"The mask's option `{k}` is the parameter `{name}` here, since `{k}` is one of the training. " for k, name in names.items() if k != name) + "\n\n"
                 f"```json\n{json.dumps(self.settings.as_dict(), indent=1)}\n```")
         code = [("parameters", parameters), ("", options + self.code), ("", _CODE), ("", _END)]
         empty = {"cell_type": "code", "execution_count": None, "outputs": []}
@@ -249,7 +251,7 @@ class Experiment:
         return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
     def write(
-        self, path: str | Path = "mask_lab.ipynb",   # an earlier one is replaced
+        self, path: str | Path = "out/mask_lab.ipynb",   # an earlier one is replaced
     ) -> Path:
         "Write the notebook. Raises InputError for a name that is no notebook's."
         path = Path(path)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 # %% auto #0
-__all__ = ['SURE', 'bootstrap', 'compare', 'chosen', 'caveat', 'table', 'Live', 'plot_arms', 'curves', 'Report', 'report',
-           'report_command', 'Runs', 'bundle', 'failed', 'read_runs', 'summary', 'thin']
+__all__ = ['SURE', 'CURVES', 'bootstrap', 'compare', 'chosen', 'caveat', 'table', 'Live', 'plot_arms', 'curves', 'Report',
+           'report', 'report_command', 'Runs', 'bundle', 'failed', 'read_runs', 'summary', 'thin']
 
 # %% ../nbs/32_reports.ipynb #f5993ec8
 _all_ = ["Runs", "bundle", "failed", "read_runs", "summary", "thin"]   # what report notebooks call, from one place
@@ -70,12 +70,12 @@ def compare(
 # %% ../nbs/32_reports.ipynb #cf734d0a
 def chosen(
     runs: Runs,                            # any
-    metrics: str | Sequence[str] = "",     # names, or "a,b"; "": the first four that were recorded
+    metrics: str | Sequence[str] = "",     # names, or "a,b"; "": the first four that were recorded, without gains over something that is the same in all arms
 ) -> list[str]:
     "Names of metrics. Raises ParameterError for one that no run has."
     names = [m.strip() for m in metrics.split(",") if m.strip()] if isinstance(metrics, str) else list(metrics)
     if absent := [m for m in names if m not in runs.metrics]: raise ParameterError(f"no metric {absent[0]!r}; there are {', '.join(runs.metrics)}")
-    return names or runs.metrics[:4]
+    return names or [m for m in runs.metrics if m.removesuffix("_gain") not in runs.metrics or not m.endswith("_gain")][:4]
 
 # %% ../nbs/32_reports.ipynb #f45ef7aa
 def _text(mean: float, low: float, high: float, digits: int, sign: str = "") -> str:
@@ -135,6 +135,9 @@ class Live:
         return {"image/png": base64.b64encode(png.getvalue()).decode(), "text/html": self.html, "text/plain": "a plot"}
 
 # %% ../nbs/32_reports.ipynb #fd1e75b3
+CURVES = {"share": "loss, share of chance", "held/share": "held-out loss, share of chance", "health/rank": "effective rank", "health/cosine": "mean cosine of tokens"}
+
+
 def _hvplot() -> Any:
     "holoviews, with hvplot loaded; what that would write into a notebook is dropped."
     from IPython.utils.capture import capture_output
@@ -155,13 +158,14 @@ def _live_arms(runs: Runs, found: dict[str, DataFrame]) -> str:
         here = runs.numbers.dropna(subset=[m])
         dots: Any = here.hvplot.scatter(x="arm", y=m, hover_cols=["seed"], size=40, alpha=.6)
         bars = hv.ErrorBars([(r.arm, r.mean, r.mean - r.low, r.high - r.mean) for r in c.itertuples() if r.low == r.low], "arm", ["mean", "below", "above"])
-        panels.append((dots * bars if len(bars) else dots).opts(invert_axes=True, width=430, height=110 + 26 * len(c), title=runs.title(m), xlabel="", ylabel=""))
+        means = hv.Scatter([(r.arm, r.mean) for r in c.itertuples() if r.mean == r.mean], "arm", "mean").opts(marker="dash", angle=90, size=16, line_width=3, color="black")
+        panels.append((bars * dots * means if len(bars) else dots * means).opts(invert_axes=True, width=430, height=110 + 26 * len(c), title=runs.title(m), xlabel="", ylabel=""))
     return _embed(panels)
 
 def _live_curves(runs: Runs, means: dict[str, DataFrame]) -> str:
     "`curves` through hvplot."
     _hvplot()
-    line = lambda k, mean: mean.sort_values("step").hvplot.line(x="step", y=k, by="arm", width=430, height=280, title=k, ylabel="", legend="right")
+    line = lambda k, mean: mean.sort_values("step").hvplot.line(x="step", y=k, by="arm", width=430, height=280, title=CURVES.get(k, k), ylabel="", legend="right")
     return _embed([line(k, mean) for k, mean in means.items()])
 
 # %% ../nbs/32_reports.ipynb #6ec8882c
@@ -212,7 +216,7 @@ def curves(
             for _, one in own.groupby("seed"): ax.plot(one["step"], one[k], color=f"C{i % 10}", lw=.6, alpha=.35)
             m = mean[mean["arm"] == arm].sort_values("step")
             ax.plot(m["step"], m[k], color=f"C{i % 10}", lw=1.8, label=arm)
-        ax.set_title(k, fontsize=9); ax.set_xlabel("step", fontsize=8); ax.tick_params(labelsize=7); ax.spines[["top", "right"]].set_visible(False)
+        ax.set_title(CURVES.get(k, k), fontsize=9); ax.set_xlabel("step", fontsize=8); ax.tick_params(labelsize=7); ax.spines[["top", "right"]].set_visible(False)
     axes.flat[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, .5))
     plt.close(fig)
     return Live(fig, _live_curves(runs, means)) if live else fig
@@ -305,7 +309,7 @@ def report(
 @app.command("report")
 def report_command(
     out: Annotated[str, typer.Argument(help="Folder of a grid, or a bundled file.")],
-    metric: Annotated[str, typer.Option(help="What to compare, with commas between; empty: the first four that were recorded.")] = "",
+    metric: Annotated[str, typer.Option(help="What to compare, with commas between; empty: the first four that were recorded, gains aside.")] = "",
     base: Annotated[str, typer.Option(help="Arm to compare with; empty: the first that began.")] = "",
     notebook: Annotated[str, typer.Option(help="NAME.ipynb to write or to execute again; empty: OUT/report.ipynb.")] = "",
 ) -> None:

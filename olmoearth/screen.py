@@ -196,6 +196,7 @@ class Browser:
         self.canvas, self.widgets = canvas, w
         self.draws: Any = None                                                  # the tool for boxes
         self.pen: Pen | None = None                                             # for polygons
+        self.where: tuple[float, float] | None = None                           # where the cursor is, or was last
         self.stick: Any = None                                                  # the divider
         (south, west), (north, east) = box = canvas.bounds
         centre, zoom = canvas.view or (((south + north) / 2, (west + east) / 2), _zoom(box, high=_high(canvas.height)))
@@ -270,6 +271,7 @@ class Browser:
         finally: self.busy = False
         self.marks.value = legend_html([(n, s.layer) for n, s in c.shown.items() if s.on and (s.image is not None or isinstance(s.layer, VectorLayer))])
         self.marks.layout.display = "block" if self.marks.value else "none"
+        if self.where is not None: self.canvas._call([self._read], *self.where)      # what is said of a place goes with what is shown there
 
     # changes
 
@@ -360,7 +362,8 @@ class Browser:
         elif event.get("type") == "mousemove": self._under(*at)
 
     def _read(self, lat: float, lon: float) -> None:
-        "What is under the cursor."
+        "What is under the cursor, or was when it left."
+        self.where = lat, lon
         self.under.value = f'<div class="oe-line oe-readout">{html.escape(self.canvas.readout(lat, lon))}</div>'
 
     def allow_drawing(self) -> None:

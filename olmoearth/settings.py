@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['Settings', 'SettingError', 'find_ini', 'get_settings', 'find_data', 'pick_device', 'cpu_likes_bf16', 'pick_dtype',
-           'MissingExtra', 'require', 'rng', 'torch_generator']
+           'MissingExtra', 'install_line', 'require', 'rng', 'torch_generator']
 
 # %% ../nbs/00_settings.ipynb #8da02570
 @dataclass(frozen=True)
@@ -135,6 +135,16 @@ def pick_dtype(
 class MissingExtra(ImportError):
     "An optional package is not installed; the message holds the line that installs it."
 
+# %% ../nbs/00_settings.ipynb #598c0d0a
+def install_line(
+    extra: str,   # maps, data, train, finetune ...
+) -> str:
+    "The command that brings an extra. Where torchvision comes with it pip would fetch another torch, so the present one is named."
+    from importlib import metadata
+    try: beside = f" torch=={metadata.version('torch').split('+')[0]}" if extra in ("timm", "terratorch") else ""
+    except metadata.PackageNotFoundError: beside = ""
+    return f"pip install 'olmoearth[{extra}]'{beside}"
+
 # %% ../nbs/00_settings.ipynb #584cff83
 def require(
     module: str,  # for example "leafmap.leafmap"
@@ -144,7 +154,7 @@ def require(
     try: return importlib.import_module(module)
     except ModuleNotFoundError as err:
         missing = err.name or module
-        raise MissingExtra(f"{missing} is not installed; it comes with: pip install 'olmoearth[{extra}]'") from err
+        raise MissingExtra(f"{missing} is not installed; it comes with: {install_line(extra)}") from err
 
 # %% ../nbs/00_settings.ipynb #2e072ff4
 def _hash(*key: int | str) -> int:

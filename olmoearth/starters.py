@@ -32,7 +32,7 @@ def checked_name(
 ) -> Path:                         # the file to write
     "Raises ParameterError for what is no identifier, is taken, or has no folder to go to."
     if not name.isidentifier():
-        near = "".join(c if c.isalnum() else "_" for c in name).lower()
+        near = "".join(c if c.isalnum() else "_" for c in name.removesuffix(".ipynb")).lower()
         near = near if near.isidentifier() else f"my_{near.strip('_')}".rstrip("_")
         raise ParameterError(f"{name!r} is not a name that Python can use (letters, digits and _, no digit first); try {near}")
     if keyword.iskeyword(name): raise ParameterError(f"{name!r} is a word of Python's own; try my_{name.lower()}")

@@ -151,8 +151,8 @@ def storm(layout, missing, generator, size: int = 3):
     wait_for_change(page, before)
     same_pixels(page, core(room, strategy="space"))
     page.get_by_role("button", name="write experiment").press("Enter")
-    page.wait_for_function("() => document.querySelector('.oe-message').textContent.includes('olmoearth run mask_lab.ipynb')")
-    assert (page.lab.home / "work/mask_lab.ipynb").exists()
+    page.wait_for_function("() => document.querySelector('.oe-message').textContent.includes('olmoearth run out/mask_lab.ipynb')")
+    assert (page.lab.home / "work/out/mask_lab.ipynb").exists()
     assert not errors(page)
 
 

@@ -282,8 +282,10 @@ def test_the_notebook_has_its_options_as_parameters(tmp_path, mine):
     assert read_parameters(experiment_of(MaskSettings("east")).write(tmp_path / "usual.ipynb"))["share"] == .5      # as usual, and free
     asked = read_parameters(experiment_of(MaskSettings("random", patch_size=4, times=3)).write(tmp_path / "small.ipynb"))
     assert (asked["patch"], asked["dates"]) == (4, 3) and read_parameters(path)["dates"] == 0
-    same_name = Experiment(MaskSettings("random"), {"steps": 3}, "")          # an option called as a parameter of the notebook stays in the code
-    assert "options = {'steps': 3}" in same_name.notebook()["cells"][2]["source"]
+    path = Experiment(MaskSettings("random"), {"size": 2, "share": .5}, "").write(tmp_path / "taken.ipynb")      # the encoder has a size, too
+    assert read_parameters(path)["size"] == "pico" and read_parameters(path)["mask_size"] == 2
+    cells = json.loads(path.read_text())["cells"]
+    assert "options = {'size': mask_size, 'share': share}" in cells[2]["source"] and "`size` is the parameter `mask_size`" in cells[0]["source"]
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def test_a_file_that_exists_is_left_as_it_is(tmp_path, command):
 
 @pytest.mark.parametrize("command", BOTH)
 @pytest.mark.parametrize("name, said", [("two words", "try two_words"), ("2nd", "try my_2nd"), ("a-b", "try a_b"),
-                                        ("../fog", "try ___fog"), ("fog.ipynb", "try fog_ipynb"), ("", "try my"), ("class", "try my_class"), ("None", "try my_none")])
+                                        ("../fog", "try ___fog"), ("fog.ipynb", "try fog"), ("", "try my"), ("class", "try my_class"), ("None", "try my_none")])
 def test_a_name_that_python_cannot_use(tmp_path, command, name, said):
     refused(call(command, name, "--folder", tmp_path), said)
     assert not list(tmp_path.iterdir())
