@@ -94,7 +94,7 @@ def run_notebook(
     out.mkdir(parents=True, exist_ok=True)
     notebook, page, start = out / f"{name or Path(path).stem}.ipynb", out / f"{name or Path(path).stem}.html", time.monotonic()
     try: papermill.execute_notebook(str(path), str(notebook), parameters=given, kernel_name="python3", progress_bar=progress,
-                                    extra_arguments=["--IPKernelApp.log_level=40"],   # no warning about local sockets in every run
+                                    extra_arguments=["--IPKernelApp.log_level=50"],   # nothing about local sockets, nor about the interrupt that ends each run
                                     iopub_timeout=300)                                # a busy machine may hold back the last picture for longer than four seconds
     except papermill.PapermillExecutionError as err:
         raise RunError(f"{Path(path).name} stopped in cell {err.cell_index}: {err.ename}: {err.evalue}; see {notebook}") from None
