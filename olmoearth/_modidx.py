@@ -273,6 +273,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'olmoearth.desk.out_of_memory': ('desk.html#out_of_memory', 'olmoearth/desk.py')},
             'olmoearth.doctor': { 'olmoearth.doctor.Checked': ('doctor.html#checked', 'olmoearth/doctor.py'),
                                   'olmoearth.doctor._basemap': ('doctor.html#_basemap', 'olmoearth/doctor.py'),
+                                  'olmoearth.doctor._bring': ('doctor.html#_bring', 'olmoearth/doctor.py'),
                                   'olmoearth.doctor._cache': ('doctor.html#_cache', 'olmoearth/doctor.py'),
                                   'olmoearth.doctor._data': ('doctor.html#_data', 'olmoearth/doctor.py'),
                                   'olmoearth.doctor._jupyter': ('doctor.html#_jupyter', 'olmoearth/doctor.py'),

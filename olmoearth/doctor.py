@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 import typer
-from .settings import SettingError, find_data, find_ini, get_settings, pick_device
+from .settings import SettingError, find_data, find_ini, get_settings, install_line, pick_device
 from .starters import JUPYTER, absent, app
 
 # %% auto #0
@@ -35,6 +35,10 @@ class Checked:
     fix: str = ""   # a command, or a line to write
 
 # %% ../nbs/39a_doctor.ipynb #3c74e791
+def _bring(extra: str) -> str:
+    "What installs an extra here: in a clone as the README has it, so that the tested versions stay."
+    return "make lab" if Path("Makefile").is_file() and Path("nbs/00_settings.ipynb").is_file() else install_line(extra)
+
 def _packages() -> Checked:
     "What the package cannot do without."
     try: lines = metadata.requires("olmoearth") or []
@@ -68,8 +72,8 @@ def _torch() -> Checked:
 
 def _jupyter() -> Checked:
     "What notebooks need: to be opened, and to be run by `olmoearth run`."
-    if lacking := absent(JUPYTER): return Checked(MISSING, f"not installed: {', '.join(lacking)}", "pip install 'olmoearth[train]'")
-    if absent(["jupyterlab"]): return Checked(WARNING, "notebooks can be run, but there is no JupyterLab to open them in", "pip install 'olmoearth[maps]'")
+    if lacking := absent(JUPYTER): return Checked(MISSING, f"not installed: {', '.join(lacking)}", _bring("train"))
+    if absent(["jupyterlab"]): return Checked(WARNING, "notebooks can be run, but there is no JupyterLab to open them in", _bring("maps"))
     return Checked(OK, f"JupyterLab {metadata.version('jupyterlab')}, ipykernel {metadata.version('ipykernel')}")
 
 # %% ../nbs/39a_doctor.ipynb #83ca401a
@@ -86,7 +90,7 @@ def lab_extension(
 def _widgets() -> Checked:
     "Packages of live maps."
     if lacking := absent(["ipywidgets", "leafmap", "ipyleaflet"]):
-        return Checked(WARNING, f"not installed: {', '.join(lacking)}; maps are still pictures", "pip install 'olmoearth[maps]'")
+        return Checked(WARNING, f"not installed: {', '.join(lacking)}; maps are still pictures", _bring("maps"))
     return Checked(OK, ", ".join(f"{n} {metadata.version(n)}" for n in ("ipywidgets", "leafmap", "ipyleaflet")))
 
 def _manager() -> Checked:
@@ -136,8 +140,8 @@ def _model() -> Checked:
 CHECKS: Mapping[str, tuple[Callable[[], Checked], str, str]] = {   # what -> its check; how bad an unforeseen failure is, and what helps then
     "python": (_python, MISSING, ""), "settings": (_settings, MISSING, ""), "packages": (_packages, MISSING, "pip install ."),
     "torch": (_torch, MISSING, "pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"),
-    "jupyter": (_jupyter, MISSING, "pip install 'olmoearth[train]'"), "widgets": (_widgets, WARNING, "pip install 'olmoearth[maps]'"),
-    "widget manager": (_manager, WARNING, "pip install 'olmoearth[maps]'"), "cache": (_cache, MISSING, "export OLMOEARTH_CACHE_DIR=$HOME/olmoearth-cache"),
+    "jupyter": (_jupyter, MISSING, _bring("train")), "widgets": (_widgets, WARNING, _bring("maps")),
+    "widget manager": (_manager, WARNING, _bring("maps")), "cache": (_cache, MISSING, "export OLMOEARTH_CACHE_DIR=$HOME/olmoearth-cache"),
     "basemap": (_basemap, WARNING, "export OLMOEARTH_BASEMAP=none"), "data": (_data, WARNING, "export OLMOEARTH_DATA_DIR=FOLDER"),
     "model": (_model, MISSING, "pip install --force-reinstall --no-deps .")}
 

@@ -265,7 +265,7 @@ def _page(file: Path, heading: str) -> str:
     exporters = require("nbconvert.exporters", "train")
     nb = nbformat.read(file, as_version=4)
     if heading: nb.cells[0].source = "\n".join([f"# {heading}", *nb.cells[0].source.split("\n")[1:]])
-    return exporters.HTMLExporter(exclude_input=True).from_notebook_node(nb, {"metadata": {"name": heading or file.stem}})[0]
+    return exporters.HTMLExporter(exclude_input=True, exclude_output_prompt=True).from_notebook_node(nb, {"metadata": {"name": heading or file.stem}})[0]
 
 # %% ../nbs/32_reports.ipynb #e096d1fc
 @dataclass(frozen=True)

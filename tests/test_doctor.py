@@ -31,6 +31,13 @@ def test_a_module_that_is_not_there(tmp_path, module, name, state, said, fix):
     if others: assert found["model"]["fix"] == found["torch"]["fix"]      # not one that leaves torch out
 
 
+def test_in_a_clone_the_fix_is_that_of_the_readme(tmp_path):
+    (tmp_path / "nbs").mkdir()
+    for name in ("Makefile", "nbs/00_settings.ipynb"): (tmp_path / name).touch()
+    found = findings(olmoearth(tmp_path, "doctor", "--json", hidden=("ipywidgets",)))
+    assert found["widgets"]["state"] == WARNING and found["widgets"]["fix"] == "make lab"
+
+
 @pytest.mark.parametrize("text, said", [(b"device = cpu\n", "below [DEFAULT], write lines such as device = cpu"), (b"\xff\xfe", "can't decode"),
                                         (b"[DEFAULT]\nworkers = many\n", "workers = 'many' is not a whole number"), (b"[DEFAULT]\nlib_name = x\n", "unknown setting 'lib_name'")])
 def test_a_broken_settings_file_is_told_once(tmp_path, text, said):
