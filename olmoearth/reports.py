@@ -159,7 +159,8 @@ def _live_arms(runs: Runs, found: dict[str, DataFrame]) -> str:
         dots: Any = here.hvplot.scatter(x="arm", y=m, hover_cols=["seed"], size=40, alpha=.6)
         bars = hv.ErrorBars([(r.arm, r.mean, r.mean - r.low, r.high - r.mean) for r in c.itertuples() if r.low == r.low], "arm", ["mean", "below", "above"])
         means = hv.Scatter([(r.arm, r.mean) for r in c.itertuples() if r.mean == r.mean], "arm", "mean").opts(marker="dash", angle=90, size=16, line_width=3, color="black")
-        panels.append((bars * dots * means if len(bars) else dots * means).opts(invert_axes=True, width=430, height=110 + 26 * len(c), title=runs.title(m), xlabel="", ylabel=""))
+        seen = bars * dots * means if len(bars) else dots * means
+        panels.append(seen.opts(invert_axes=True, invert_yaxis=True, width=430, height=110 + 26 * len(c), title=runs.title(m), xlabel="", ylabel=""))
     return _embed(panels)
 
 def _live_curves(runs: Runs, means: dict[str, DataFrame]) -> str:
@@ -265,7 +266,7 @@ def _page(file: Path, heading: str) -> str:
     exporters = require("nbconvert.exporters", "train")
     nb = nbformat.read(file, as_version=4)
     if heading: nb.cells[0].source = "\n".join([f"# {heading}", *nb.cells[0].source.split("\n")[1:]])
-    return exporters.HTMLExporter(exclude_input=True, exclude_output_prompt=True).from_notebook_node(nb, {"metadata": {"name": heading or file.stem}})[0]
+    return exporters.HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(nb, {"metadata": {"name": heading or file.stem}})[0]
 
 # %% ../nbs/32_reports.ipynb #e096d1fc
 @dataclass(frozen=True)
