@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import logging
 import os
 import platform
 import re
@@ -93,6 +94,7 @@ def run_notebook(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     notebook, page, start = out / f"{name or Path(path).stem}.ipynb", out / f"{name or Path(path).stem}.html", time.monotonic()
+    logging.getLogger("papermill").setLevel(logging.ERROR)                         # it warns of parameters that hold an equals sign, and takes them
     try: papermill.execute_notebook(str(path), str(notebook), parameters=given, kernel_name="python3", progress_bar=progress,
                                     extra_arguments=["--IPKernelApp.log_level=50"],   # nothing about local sockets, nor about the interrupt that ends each run
                                     iopub_timeout=300)                                # a busy machine may hold back the last picture for longer than four seconds
