@@ -41,8 +41,8 @@ docs: .venv/.dev
 gpu: .venv/.dev
 	python -m pytest -m gpu -q -rs --durations=0 || test $$? -eq 5
 
-# the committed experiments: what has not run yet, then their bundles and reports; ONLY="NAME ..." takes some of them, JOBS=4 runs four at a time
-grids: export JOBS := $(or $(JOBS),1)
+# the committed experiments: what has not run yet, then their bundles and reports; ONLY="NAME ..." takes some of them, JOBS=4 runs four at a time (else one for each core, four at most)
+grids: export JOBS := $(JOBS)
 grids: .venv/.dev
 	python .ci/grids.py $(ONLY)
 

@@ -34,8 +34,8 @@ def main(names: list[str]) -> int:
     known = grids((HOME / "grids.txt").read_text(encoding="utf-8"))
     if unknown := [n for n in names if n not in known]: raise SystemExit(f"no grid {', '.join(unknown)}; there are {', '.join(known)}")
     command = [sys.executable, "-c", "import sys; sys.argv[0] = 'olmoearth'; from olmoearth.adapt import app; app()"]
-    bad, jobs = 0, os.environ.get("JOBS", "1")
-    os.environ["OLMOEARTH_DTYPE"] = "float32"      # left to the processor, it is bfloat16 on some, and the same seeds give other figures
+    bad, jobs = 0, os.environ.get("JOBS") or str(min(4, os.cpu_count() or 1))
+    os.environ |= {"OLMOEARTH_DTYPE": "float32", "OMP_NUM_THREADS": "1"}    # left to the machine, the same seeds would give other figures
     for name in names or known:
         run, report = known[name]
         print(f"== {name}", flush=True)

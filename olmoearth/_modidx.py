@@ -659,6 +659,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'olmoearth.grids._differs': ('grids.html#_differs', 'olmoearth/grids.py'),
                                  'olmoearth.grids._note': ('grids.html#_note', 'olmoearth/grids.py'),
                                  'olmoearth.grids._parts': ('grids.html#_parts', 'olmoearth/grids.py'),
+                                 'olmoearth.grids._shared_cores': ('grids.html#_shared_cores', 'olmoearth/grids.py'),
                                  'olmoearth.grids._values': ('grids.html#_values', 'olmoearth/grids.py'),
                                  'olmoearth.grids.arm_name': ('grids.html#arm_name', 'olmoearth/grids.py'),
                                  'olmoearth.grids.collect': ('grids.html#collect', 'olmoearth/grids.py'),

@@ -9,10 +9,12 @@ import hashlib
 import itertools
 import json
 import numbers
+import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -213,9 +215,18 @@ def run_grid(
             futures = {client.submit(execute, r, o, pure=False): r for r, o in zip(todo, order, strict=True)}
             for future in distributed.as_completed(futures): ended(futures[future], future.result())
         return failed
-    with ThreadPoolExecutor(max(1, jobs)) as pool:                 # each notebook runs in a process of its own
+    with ThreadPoolExecutor(max(1, jobs)) as pool, _shared_cores(jobs):   # each notebook runs in a process of its own
         for run, why in zip(todo, pool.map(execute, todo, order), strict=True): ended(run, why)
     return failed
+
+@contextmanager
+def _shared_cores(jobs: int) -> Iterator[None]:
+    "Several runs at a time share the cores: as many threads each as there are cores for it, unless OMP_NUM_THREADS says otherwise."
+    mine = jobs > 1 and "OMP_NUM_THREADS" not in os.environ
+    if mine: os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    try: yield
+    finally:
+        if mine: del os.environ["OMP_NUM_THREADS"]
 
 # %% ../nbs/31_grids.ipynb #e026fbcb
 def runs_in(

@@ -171,3 +171,20 @@ def test_the_experiment_with_a_strategy_of_ones_own(tmp_path, monkeypatch):
     table = collect(tmp_path / "g")
     assert len(table) == 2 and table[["linear", "knn", "share", "rank"]].notna().all().all()
     assert (runs[0].folder / "model/model.safetensors").exists()
+
+
+def test_runs_at_a_time_share_the_cores(tmp_path, monkeypatch):
+    "Two runs with all the threads of the machine wait for each other; what the user has set stays."
+    path = tmp_path / "threads.ipynb"
+    cell = {"cell_type": "code", "execution_count": None, "outputs": []}
+    code = "import os\nfrom olmoearth.grids import record\nrecord(out, threads=int(os.environ.get('OMP_NUM_THREADS', '0')))"
+    first = {**cell, "id": "a", "metadata": {"tags": ["parameters"]}, "source": "seed = 0\nout = ''"}
+    path.write_text(json.dumps({"cells": [first, {**cell, "id": "b", "metadata": {}, "source": code}],
+                                "metadata": {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    for jobs, threads in ((1, 0), (2, 3), (9, 1)):
+        assert run_grid(plan(path, home := tmp_path / f"g{jobs}"), jobs=jobs) == {} and collect(home)["threads"].tolist() == [threads]
+        assert "OMP_NUM_THREADS" not in os.environ
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert run_grid(plan(path, tmp_path / "own"), jobs=2) == {} and collect(tmp_path / "own")["threads"].tolist() == [5]
