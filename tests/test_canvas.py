@@ -415,3 +415,15 @@ def test_corners_of_a_polygon_are_no_clicks():
     assert len(shapes) == 2
     hand(.5, .5)
     assert len(clicks) == 2
+
+
+def test_the_line_under_the_map_goes_with_what_is_shown():
+    label = lambda code: ClassLayer(Label(np.full((20, 20), code), dict(CLASSES), (-1,)), name="cover", **UTM)
+    canvas = Canvas(label(0))
+    ui = canvas.panel and canvas._ui
+    ui._read(*place_of(canvas.ground, 5, 5))
+    assert "land" in ui.under.value
+    canvas.show(label(1), "cover")                                 # the cursor has not moved
+    assert "water" in ui.under.value and "land" not in ui.under.value
+    canvas.set("cover", on=False)
+    assert "water" not in ui.under.value
